@@ -561,6 +561,8 @@ class NewRun(Struct, frozen=True, kw_only=True):
     """Where history continues with it, if not at its end."""
     expected_joined: int | None = None
     """With `GoBack.again`: how many runs must have joined that one, since its input has what these said; None: any."""
+    unless_last: bool = False
+    """With `GoBack.after`: it continues at the end of history if no later run of its session was accepted."""
     webhook: RunWebhook | None = None
 
     @property

@@ -2,7 +2,7 @@
 
 No run is given so little time that it fails or not as the machine is busy: AgentCore's clients get 500 for that.
 
-What a document allows has to be accepted. Twelve rules are about values that no schema can compare, so that a request
+What a document allows has to be accepted. Thirteen rules are about values that no schema can compare, so that a request
 which is otherwise as the document allows is made to keep them, and all else of it stays as it is: see `before_call`.
 """
 
@@ -33,6 +33,8 @@ def map_path_parameters(context: Any, path_parameters: dict[str, Any] | None) ->
     """Put a known run in the place of some ids: which ones depends on nothing but the id."""
     if path_parameters and isinstance(made := path_parameters.get("run_id"), str) and len(made) % 2:
         path_parameters["run_id"] = RUNS[len(made) % len(RUNS)]
+    if path_parameters and isinstance(made := path_parameters.get("response_id"), str) and len(made) % 2:
+        path_parameters["response_id"] = f"resp_{RUNS[len(made) % len(RUNS)]}"
     return path_parameters
 
 
@@ -66,6 +68,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     if case.path == "/v1/chat/completions":
         _end_with_a_question(case.body)
         _name_a_session(case)
+    if case.path == "/v1/responses":
+        _end_with_a_message(case)
     _keep_the_key_for_this_request(case)
 
 
@@ -138,6 +142,20 @@ def _end_with_a_question(body: dict[str, Any]) -> None:
     has_prompt = said and said[-1]["role"] == "user" and isinstance(said[-1].get("content"), str)
     if not has_prompt and body.get("responses") is None:
         body["messages"] = [*body["messages"], {"role": "user", "content": "Hello"}]
+
+
+def _end_with_a_message(case: Any) -> None:
+    """All items are messages of the user's, the conversation has an id, and only one of three names it; the response
+    before has to exist."""
+    body = case.body
+    if isinstance(body.get("input"), list):
+        body["input"] = "Hello"
+    body.pop("previous_response_id", None)
+    named = body.get("conversation")
+    if not (isinstance(named, str) and SESSION_ID.fullmatch(named)):
+        body.pop("conversation", None)
+    if body.get("conversation") is not None:
+        case.headers = {name: value for name, value in (case.headers or {}).items() if name != SESSION}
 
 
 def _name_a_session(case: Any) -> None:

@@ -18,6 +18,9 @@ FAR: Final = "2096-10-02T07:06:40Z"
 EXCEPTIONS: Final = {
     "GET /v1/events": "a stream without end, which a program reads as server-sent events, with `Last-Event-ID`",
     "POST /v1/chat/completions": "for clients of OpenAI",
+    "POST /v1/responses": "for clients of OpenAI",
+    "GET /v1/responses/{}": "for clients of OpenAI",
+    "POST /v1/responses/{}/cancel": "for clients of OpenAI",
     "GET /v1/models": "for clients of OpenAI",
     "GET /v1/models/{}": "for clients of OpenAI",
 }

@@ -260,6 +260,7 @@ def test_each_example_of_the_page_is_one_that_the_server_takes(keys: bool, tmp_p
             server.quiet()
             asked = (
                 command.replace("RUN_ID", run)
+                .replace("RESPONSE_ID", f"resp_{run}")
                 .replace("FILE_ID", file)
                 .replace("SCHEDULE_ID", schedule)
                 .replace("MODEL", "strandline")

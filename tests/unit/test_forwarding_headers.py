@@ -25,6 +25,7 @@ BODIES: Final[dict[str, Any]] = {
     "/v1/schedules": {"session_id": "s", "input": "hi", "every": 1000},
     "/v1/schedules/{schedule_id}": {"paused": True},
     "/v1/chat/completions": {"model": "x", "user": "s", "messages": [{"role": "user", "content": "hi"}]},
+    "/v1/responses": {"model": "x", "conversation": "s", "input": "hi"},
     "/chat": {"session_id": "s", "message": "hi"},
     "/invocations": {"session_id": "s", "prompt": "hi"},
 }
@@ -59,6 +60,7 @@ def test_no_header_between_servers_reaches_a_client_and_none_of_a_client_a_serve
             path = operation.path.format(
                 session_id="s",
                 run_id=begun.json()["run_id"],
+                response_id=f"resp_{begun.json()['run_id']}",
                 schedule_id=made.json()["schedule_id"],
                 webhook_id="unknown",
                 model="strandline",

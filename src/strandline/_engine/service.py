@@ -312,6 +312,7 @@ class Service:
         resolution: Resolution | None = None,
         again: Replaced | None = None,
         listed: ListedMessages | None = None,
+        unless_last: bool = False,
     ) -> Ticket:
         """Accept a run: durable on return. Raises an `Unavailable`; nothing is stored then.
 
@@ -323,6 +324,7 @@ class Service:
         run; raises `NotResolvable`. It replaces run `again`, and may go back otherwise (`Request.after`); raises
         `CannotGoBack`, and `SessionBusy` unless its session is at rest or it interrupts. With what its client has
         `listed` of the conversation before it, it continues history as that says; raises `ConversationDiffers`.
+        With `unless_last` it goes back to `Request.after` only if a later run of its session was accepted.
         Cancelling the call does not undo an accept.
         """
         try:
@@ -338,6 +340,7 @@ class Service:
                     resolution=resolution,
                     again=again,
                     listed=listed,
+                    unless_last=unless_last,
                 )
         except NotOwner:
             raise

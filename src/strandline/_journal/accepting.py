@@ -179,6 +179,8 @@ class Accepting(GoingBack):
         if session is not None and session.options is not None:
             arrival.defaults = defaults = self._options(session)
             arrival.new, arrival.body = with_defaults(arrival.new, arrival.body, defaults)
+        if arrival.new.unless_last and session is not None and self._is_last_run(session, arrival.new):
+            arrival.new, arrival.body = replace(arrival.new, back=None), replace(arrival.body, back=None)
         collects = arrival.new.if_busy is IfBusy.COLLECT or arrival.new.resolution is not None
         if not collects and "collect" in arrival.new.own_options:
             return Refused("not_collecting", 0)
@@ -288,7 +290,7 @@ class Accepting(GoingBack):
         stopped = self._make_way(arrival, session, run)
         self._add_run(arrival, run)
         defaults = arrival.defaults
-        defaulted = None if defaults is None else new
+        defaulted = None if defaults is None and not new.unless_last else new
         if run.fence is not None:
             claimed, crashed = as_run(new, run), arrival.crashed
             checkpoints = () if crashed is None else crashed.checkpoints

@@ -50,6 +50,23 @@ class GoingBack(Transitions):
         parent = branch_of(self._branches(session), turn.first)
         return Place(parent, turn.first, self._kept(session, turn.agent_before))
 
+    def _is_last_run(self, session: SessionState, new: NewRun) -> bool:
+        """Return whether a new run continues after the last run of a session, and so at the end of its history.
+
+        Later runs that have left no message do not count.
+        """
+        assert new.back is not None
+        if new.back.after is None or (located := self._locate_run(new.back.after)) is None:
+            return False
+        claimed = () if session.claimed is None else (session.claimed,)
+        later = any(each.seq > located.seq for each in (*claimed, *session.queue, *session.joining))
+        if located.key != session.key or later:
+            return False
+        if new.back.after in self._runs or (turn := self._turn(session, located.seq)) is None:
+            return True
+        is_at_end = turn.first == turn.end or branch_of(self._branches(session), turn.end - 1) == (session.branch or 0)
+        return turn.is_last and is_at_end
+
     def _after(self, session: SessionState, turn: Turn) -> Place | Unreachable:
         """Return the place after a run that has ended, and after what closes its question."""
         if turn.discarded:

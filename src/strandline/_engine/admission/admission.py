@@ -130,12 +130,15 @@ class Admission:
         resolution: Resolution | None = None,
         again: Replaced | None = None,
         listed: ListedMessages | None = None,
+        unless_last: bool = False,
     ) -> Ticket:
         """Accept a run, as `Service.submit` says; `trace` is stored with it."""
         if resolution is None and again is None and request.answers is None and names_files(request.input):
             # (What continues or replaces a run has its input as it is stored.)
             request = await self._with_files(request)
         new = self._builder.build(request, trace, run_id, resolution, again)
+        if unless_last:
+            new = replace(new, unless_last=True)
         on_disconnect = request.on_disconnect or self._on_disconnect
         answer: Ticket | AcceptAnswer | None = None
         if sent_before_s is not None:
@@ -171,7 +174,7 @@ class Admission:
             return replace(ticket, replayed=False, counts_clients=on_disconnect is not OnDisconnect.CONTINUE)
         assert not isinstance(answer, Accepted)
         error = self._refusals.error(new, answer)
-        if listed is not None and new.back is not None and isinstance(error, SessionBusy):
+        if (listed is not None or unless_last) and new.back is not None and isinstance(error, SessionBusy):
             error.retry_after_s = self._retry_after_s
         raise error
 
@@ -279,6 +282,7 @@ class Admission:
         return Ticket(
             run_id=new.run_id,
             key=new.key,
+            created_at=new.created_at,
             position=at.position,
             estimated_wait_s=at.estimated_wait_s,
             stream=stream,
@@ -299,6 +303,7 @@ class Admission:
         return Ticket(
             run_id=run_id,
             key=key,
+            created_at=run.created_at,
             position=at.position,
             estimated_wait_s=at.estimated_wait_s,
             stream=stream,
@@ -343,6 +348,7 @@ class Admission:
             own_options=RUN_OPTIONS,
             resolution=None,
             back=None,
+            unless_last=False,
         )
         return await self._journal.accept(probe, NO_ROOM, claim_next=False)
 

@@ -18,6 +18,8 @@ class Ticket(Struct, frozen=True, kw_only=True):
 
     run_id: RunId
     key: SessionKey
+    created_at: float
+    """When it was accepted, in seconds since the epoch."""
     position: int
     estimated_wait_s: float | None
     stream: RunStream

@@ -20,6 +20,7 @@ from strandline._http.dialects.agentcore.dialect import AgentCore
 from strandline._http.dialects.agentcore.wire import SESSION
 from strandline._http.dialects.chat import Chat
 from strandline._http.dialects.openai.dialect import OpenAI
+from strandline._http.dialects.openai.responses.dialect import Responses
 from strandline._http.dialects.openai.wire import SEND_NO_MORE
 from strandline._http.dialects.runs import ResolvedRuns, RunsAgain, SessionRuns
 from strandline._http.exchange.exchange import Exchange
@@ -86,6 +87,7 @@ def build_apps(
     new_runs, resolved_runs = SessionRuns(service, settings), ResolvedRuns(service, settings)
     runs_again = RunsAgain(service, settings)
     openai = OpenAI(SystemClock(), in_openais_form, settings)
+    responses = Responses(service, exchange, settings)
     runtime = AgentCore(service, SystemClock(), naming, settings)
     runs = Runs(service, exchange, settings)
     sessions = Sessions(service, settings)
@@ -176,6 +178,9 @@ def build_apps(
             Route("/v1/webhooks/{webhook_id}/resend", Endpoint(webhooks.resend), methods=["POST"]),
             Route("/v1/events", Endpoint(changes), methods=["GET"]),
             Route("/v1/chat/completions", Endpoint(functools.partial(exchange.handle, openai)), methods=["POST"]),
+            Route("/v1/responses", Endpoint(functools.partial(exchange.handle, responses)), methods=["POST"]),
+            Route("/v1/responses/{response_id}", Endpoint(responses.read), methods=["GET"]),
+            Route("/v1/responses/{response_id}/cancel", Endpoint(responses.cancel), methods=["POST"]),
             Route("/v1/models", Endpoint(openai.models), methods=["GET"]),
             Route("/v1/models/{model}", Endpoint(openai.model), methods=["GET"]),
             Route("/invocations", Endpoint(functools.partial(exchange.handle, runtime)), methods=["POST"]),

@@ -20,6 +20,7 @@ from strandline._http.dialects.agentcore import wire as agentcore_wire
 from strandline._http.dialects.agentcore.wire import Invocation, InvocationAnswer, InvocationFailure, PingBody
 from strandline._http.dialects.chat import ChatAnswer, ChatBody, HistoryAnswer
 from strandline._http.dialects.openai.dialect import CLIENT_HISTORY
+from strandline._http.dialects.openai.responses.wire import ResponseObject, ResponseRequest
 from strandline._http.dialects.openai.wire import Completion, CompletionBody, ErrorBody, Model, Models
 from strandline._http.dialects.runs import AgainBody, NewRunBody, ResolveBody
 from strandline._http.exchange.sse import MEDIA_TYPE
@@ -146,6 +147,20 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
             "modalities": {"items": {"const": "text"}},
         },
     },
+    "ResponseRequest": {
+        **_AT_ODDS,
+        "not": {
+            "anyOf": [*_AT_ODDS["not"]["anyOf"], {"allOf": [_some("conversation"), _some("previous_response_id")]}]
+        },
+        "properties": {
+            "input": {"minItems": 1},
+            "tools": {"maxItems": 0},
+            "text": {"properties": {"format": {"properties": {"type": {"const": "text"}}, "maxProperties": 1}}},
+            "prompt": {"type": "null"},
+            "top_logprobs": {"enum": [0, None]},
+            "store": {"enum": [True, None]},
+        },
+    },
     "Invocation": {
         **_AT_ODDS,
         "anyOf": [
@@ -210,6 +225,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "ResolveBody": {"tools": [{"tool_use_id": "call_1", "outcome": "done", "result": "booked"}]},
     "ChatBody": {"session_id": "my-session", "message": "Hello"},
     "CompletionBody": {"user": "my-session", "messages": [{"role": "user", "content": "Hello"}]},
+    "ResponseRequest": {"conversation": "my-session", "input": "Hello"},
     "Invocation": {"prompt": "Hello"},
 }
 """A complete example of each required body."""
@@ -261,6 +277,14 @@ class Operation(Struct, frozen=True, kw_only=True):
 
 PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
     "run_id": ("run_id", "path", {"type": "string"}, "The id of a run"),
+    "response_id": ("response_id", "path", {"type": "string"}, "The id of a response: `resp_` and the id of its run"),
+    "stream": ("stream", "query", {"type": "boolean"}, "Whether to stream its events"),
+    "starting_after": (
+        "starting_after",
+        "query",
+        {"type": "integer", "minimum": 0, "maximum": (1 << 53) - 1},
+        "With `stream`: the `sequence_number` of the last event that the client has",
+    ),
     "schedule_id": ("schedule_id", "path", {"type": "string"}, "The id of a schedule"),
     "file_id": ("file_id", "path", content_schemas.FILE_ID, "The id of a file"),
     "files_cursor": ("cursor", "query", content_schemas.FILE_ID, _NEXT),
@@ -561,6 +585,19 @@ OPERATIONS: Final = (
               answers={200: Completion, 202: ErrorBody, 422: ErrorBody}, refusals=_OPENAI,
               streams="With `stream`: `data` is a `chat.completion.chunk` or an error, finally `[DONE]`",
               refused=(*_V1, errors.NoSession, errors.ConversationDiffers, *_RUNS)),
+    Operation(method="POST", path="/v1/responses", tag="openai", takes=("named", "key"),
+              summary="Create a response", body=ResponseRequest,
+              answers={200: ResponseObject, 202: ResponseObject}, refusals=_OPENAI,
+              streams="With `stream`: `data` is an event of OpenAI's Responses API",
+              refused=(*_V1, errors.NotFound, *_RUNS)),
+    Operation(method="GET", path="/v1/responses/{response_id}", tag="openai",
+              takes=("response_id", "stream", "starting_after"), summary="Read a response, or stream its events",
+              answers={200: ResponseObject}, refusals=_OPENAI,
+              streams="With `stream`: `data` is an event of OpenAI's Responses API",
+              refused=(errors.NotFound, errors.Invalid, *_READING)),
+    Operation(method="POST", path="/v1/responses/{response_id}/cancel", tag="openai", takes=("response_id",),
+              summary="Cancel a response", answers={200: ResponseObject}, refusals=_OPENAI,
+              refused=(errors.NotFound, errors.AlreadyEnded, *_READING)),
     Operation(method="GET", path="/v1/models", tag="openai", summary="List the agent as a model",
               answers={200: Models}, refused=_GUARDED, refusals=_OPENAI),
     Operation(method="GET", path="/v1/models/{model}", tag="openai", takes=("model",),
@@ -641,7 +678,9 @@ def document(server: Described | None = None) -> dict[str, Any]:
     components |= event_schemas.schemas()
     for name, more in BODIES.items():
         components[name] = {**components[name], "allOf": [more]}
-    for name in ("ChatBody", "CompletionBody", "Invocation", "NewRunBody", "AgainBody", "ResolveBody"):
+    for name in (
+        *("ChatBody", "CompletionBody", "ResponseRequest", "Invocation", "NewRunBody", "AgainBody", "ResolveBody"),
+    ):
         _bounded(components[name]["properties"], server)
     _bounded(components["DefaultOptions"]["properties"], server)
     components |= content_schemas.schemas(server.allowed_content)
@@ -657,9 +696,10 @@ def document(server: Described | None = None) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation, server)
-    for parameter in paths["/v1/chat/completions"]["post"]["parameters"]:
-        if parameter["name"] == SESSION_HEADER:
-            parameter["name"] = server.session_header
+    for path in ("/v1/chat/completions", "/v1/responses"):
+        for parameter in paths[path]["post"]["parameters"]:
+            if parameter["name"] == SESSION_HEADER:
+                parameter["name"] = server.session_header
     return {
         "openapi": "3.1.0",
         "info": {

@@ -117,6 +117,7 @@ class Exchange:
                 resolution=run_request.resolution,
                 again=run_request.again,
                 listed=run_request.listed,
+                unless_last=run_request.unless_last,
             )
         except JournalUnavailable as error:
             if waited_s is None:

@@ -186,6 +186,8 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     """What it has of the run that it replaces or continues, in place of its `options`."""
     listed: ListedMessages | None = None
     """What its client lists of the conversation before it, if that counts."""
+    unless_last: bool = False
+    """Whether it goes back to `options.after` only if a later run of its session was accepted."""
     wait_s: float | None = UNTIL_IT_ENDS
     """How long the answer waits for the run's end; None: not at all."""
 

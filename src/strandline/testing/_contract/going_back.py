@@ -94,6 +94,11 @@ async def go_back(desk: Desk, run_id: str, after: str | None = None, **fields: A
     return await desk.accept(run_id, back=GoBack(after=None if after is None else RunId(after)), **fields)
 
 
+async def follow(desk: Desk, run_id: str, after: str, **fields: Any) -> AcceptAnswer:
+    """Accept a run that continues at the end if another one is the last, and after that one if it is not."""
+    return await desk.accept(run_id, back=GoBack(after=RunId(after)), unless_last=True, **fields)
+
+
 async def again(desk: Desk, run_id: str, of: str, **fields: Any) -> AcceptAnswer:
     """Accept a run that continues where another one began."""
     return await desk.accept(run_id, back=GoBack(again=RunId(of)), **fields)
@@ -782,6 +787,43 @@ class GoingBackContract(Contract):
         assert await desk.history() == turns("a", "e")
         await restore(desk, "c")
         assert await desk.history() == turns("a", "b", "c")
+
+    @scenario
+    async def test_one_that_follows_the_last_run_continues_at_the_end(self, desk: Desk) -> None:
+        """Whatever becomes of that one meanwhile; it goes back only if a later run was accepted."""
+        assert await follow(desk, "x", "a") == Unreachable("unknown")
+        await turn(desk, "a")
+        answer = await follow(desk, "b", "a")
+        assert isinstance(answer, Accepted)
+        assert answer.new is not None
+        assert answer.new.back is None
+        assert isinstance(await follow(desk, "c", "b"), Accepted)
+        assert isinstance(await follow(desk, "x", "a"), Refused)
+        assert isinstance(await follow(desk, "x", "b"), Refused)
+        await desk.finish(await desk.claim(of="b"), done("ask b", "answer b"), claim_next=True)
+        await desk.finish(await desk.claim(of="c"))
+        assert await desk.history() == turns("a", "b")
+        for before, each in (("c", "d"), ("b", "e"), ("e", "f")):
+            answer = await follow(desk, each, before)
+            assert isinstance(answer, Accepted)
+            claim = await desk.claim(of=each)
+            assert (claim.run.back is None) == (each != "e"), each
+            await desk.finish(claim, done(f"ask {each}", f"answer {each}"))
+        assert await desk.history() == turns("a", "b", "e", "f")
+        await turn(desk, "other", key("other"))
+        assert await follow(desk, "x", "other") == Unreachable("unknown")
+
+    @scenario
+    async def test_what_was_restored_is_followed_and_what_that_superseded_is_not(self, desk: Desk) -> None:
+        for each in "ab":
+            await turn(desk, each)
+        await go_back(desk, "c", "a")
+        await desk.finish(await desk.claim(of="c"), done("ask c", "answer c"))
+        await restore(desk, "b")
+        assert await desk.history() == turns("a", "b")
+        await follow(desk, "d", "c")
+        await desk.finish(await desk.claim(of="d"), done("ask d", "answer d"))
+        assert await desk.history() == turns("a", "c", "d")
 
     @scenario
     async def test_all_of_it_goes_with_the_session(self, desk: Desk) -> None:

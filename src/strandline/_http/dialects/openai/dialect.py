@@ -71,7 +71,7 @@ def nothing_at(path: str) -> str:
     found = _PLACES.fullmatch(path)
     if found is not None and found[1] != _BASE:
         return f"; the base URL of an OpenAI client must end in `{_BASE}`, once"
-    return f"; this server has {_BASE}/chat/completions and {_BASE}/models of OpenAI's API"
+    return f"; this server has {_BASE}/responses, {_BASE}/chat/completions and {_BASE}/models of OpenAI's API"
 
 
 class OpenAI(Dialect):

@@ -119,17 +119,22 @@ def _block(part: dict[str, Any], there: str) -> Block:
     image = part.get("image_url")
     url = image.get("url") if isinstance(image, dict) else image
     if part.get("type") == "image_url" and isinstance(url, str):
-        found = _DATA_URL.fullmatch(url)
-        if found is None:
-            raise Invalid(
-                f"An image must be a data: URL (base64 of png, jpeg, gif or webp); no URL is fetched - at `{there}`"
-            )
-        try:
-            data = base64.b64decode(found[2], validate=True)
-        except binascii.Error as error:
-            raise Invalid(f"The image is not base64: {error} - at `{there}`") from None
-        return {"image": {"format": "jpeg" if found[1] == "jpg" else found[1], "source": {"bytes": data}}}
+        return image_of(url, there)
     raise Invalid(f"A part must be of type text or image_url, with a field of that name - at `{there}`")
+
+
+def image_of(url: str, there: str) -> Block:
+    """Return the block of an image that was sent as a data: URL. Raises `Invalid`."""
+    found = _DATA_URL.fullmatch(url)
+    if found is None:
+        raise Invalid(
+            f"An image must be a data: URL (base64 of png, jpeg, gif or webp); no URL is fetched - at `{there}`"
+        )
+    try:
+        data = base64.b64decode(found[2], validate=True)
+    except binascii.Error as error:
+        raise Invalid(f"The image is not base64: {error} - at `{there}`") from None
+    return {"image": {"format": "jpeg" if found[1] == "jpg" else found[1], "source": {"bytes": data}}}
 
 
 # -- answers ------------------------------------------------------------------------------------------

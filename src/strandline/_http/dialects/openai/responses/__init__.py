@@ -1,0 +1,1 @@
+"""OpenAI's Responses API: a response is a run, a conversation is a session."""

@@ -1,0 +1,228 @@
+"""OpenAI's Responses API: `/v1/responses`, on the same queues as `/chat`.
+
+A response is a run, and its id names it. A conversation is a session: `conversation` or a header names it, or the
+response before (`previous_response_id`). A request that names none begins a new one.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec.structs import replace
+from starlette.requests import Request
+from starlette.responses import Response
+
+from strandline._encoding import decoder
+from strandline._engine.reading import RunView
+from strandline._engine.service import Service
+from strandline._engine.streams import Later
+from strandline._http import wire
+from strandline._http.audit import changed
+from strandline._http.caller import principal_of, session_header, session_of
+from strandline._http.dialects.openai.responses.ending import ending_of, whole_items
+from strandline._http.dialects.openai.responses.given import check_supported, prompt_of
+from strandline._http.dialects.openai.responses.stream import NOTHING, ResponseEvents
+from strandline._http.dialects.openai.responses.wire import (
+    READS,
+    AboutRun,
+    ResponseObject,
+    ResponseRequest,
+    ResponseStatus,
+    marked,
+    response_id,
+    response_of,
+    run_id_of,
+)
+from strandline._http.dialects.openai.wire import SEND_AGAIN, ErrorDetail, failed, failure
+from strandline._http.exchange.exchange import Accepted, Dialect, Exchange, Frames
+from strandline._http.exchange.idempotency import idempotency_key
+from strandline._http.exchange.run_request import UNTIL_IT_ENDS, RunRequest
+from strandline._http.forwardable import counts_client, forwardable
+from strandline._model import DEFAULT_SESSION, Outcome, Principal, RunId, RunStatus, SessionId, SessionKey
+from strandline._settings import AppSettings
+from strandline.errors import Invalid, NotFound
+
+MADE: Final = "conv_"
+"""What the ids of sessions begin with that no request has named."""
+_TRIES: Final = 1000
+"""How many ids are tried for a session of this server's. There are 256 partitions; one that has none has to ask."""
+_LARGEST: Final = 2**53 - 1
+
+
+class Responses(Dialect):
+    """The dialect of responses, and the other routes about one."""
+
+    def __init__(self, service: Service, exchange: Exchange, settings: AppSettings) -> None:
+        self._service = service
+        self._exchange = exchange
+        self._settings = settings
+        self._decode = decoder(ResponseRequest)
+
+    # -- new responses --------------------------------------------------------------------------------
+
+    async def parse(self, request: Request) -> RunRequest:
+        """Read the new messages of a conversation."""
+        body, sent = await wire.read_json(request, self._settings.max_body_bytes, self._decode, READS)
+        check_supported(body)
+        header = session_header(request.headers, self._settings.session_header)
+        prompt = prompt_of(body, lists_all=header is not None)
+        key, previous = await self._session(request, body, header)
+        options = replace(body, metadata=marked(body.metadata, body))
+        if previous is not None:
+            options = replace(options, after=previous)
+        return RunRequest(
+            input=prompt,
+            key=key,
+            options=options,
+            body=sent,
+            as_events=bool(body.stream),
+            unless_last=previous is not None,
+            wait_s=None if body.background else UNTIL_IT_ENDS,
+        )
+
+    async def answer(self, run: Accepted, end: Outcome | Later) -> Response:
+        """Return a response, ended or not."""
+        about = self._about_accepted(run)
+        if isinstance(end, Outcome):
+            return wire.answer(_ended(about, end), headers=run.replayed)
+        headers = run.come_back(self._settings.retry_after_s)
+        headers["Location"] = wire.client_path(run.request.scope, f"/v1/responses/{response_id(run.ticket.run_id)}")
+        if run.run_request.wait_s is None:
+            waits = run.ticket.position > 0 or run.ticket.joined is not None
+            return wire.answer(
+                _going_on(about, RunStatus.QUEUED if waits else RunStatus.RUNNING), wire.ACCEPTED, headers
+            )
+        if run.keyed:
+            return failure(self._later(about, again=True), wire.UNAVAILABLE, headers | SEND_AGAIN)
+        return wire.answer(_going_on(about, RunStatus.QUEUED), wire.ACCEPTED, headers)
+
+    def events(self, run: Accepted) -> tuple[Frames, Mapping[str, str]]:
+        """Return the events of a run as those of a response."""
+        about = self._about_accepted(run)
+        return ResponseEvents(about, run.ticket.stream, later=self._later(about)), run.replayed
+
+    def _about_accepted(self, run: Accepted) -> AboutRun:
+        return AboutRun(
+            run_id=run.ticket.run_id,
+            session_id=run.ticket.key.session_id,
+            created_at=run.ticket.created_at,
+            model=self._settings.agent_id,
+            metadata=run.run_request.options.metadata or {},
+        )
+
+    async def _session(
+        self, request: Request, body: ResponseRequest, header: str | None
+    ) -> tuple[SessionKey, RunId | None]:
+        """Return the session of a request, and the run after which it continues. Raises `Invalid`, `NotFound`."""
+        named = body.conversation_id
+        if named is not None and header is not None and named != header:
+            raise Invalid("The header and `conversation` name two sessions - at `$.conversation`")
+        name = header if named is None else named
+        if body.previous_response_id is None:
+            return (await self._new_session(request) if name is None else session_of(request, name)), None
+        previous = run_id_of(body.previous_response_id)
+        if name is not None:
+            return session_of(request, name), previous
+        try:
+            view = await self._service.run(principal_of(request), previous)
+        except NotFound:
+            raise NotFound(f"there is no response {body.previous_response_id} - at `$.previous_response_id`") from None
+        return view.run.key, previous
+
+    async def _new_session(self, request: Request) -> SessionKey:
+        """Return a session that is new, unless the request was sent before.
+
+        Without a key it is one of this server's, so that no other one has to answer. A request that another server has
+        accepted before comes with the id of its run.
+        """
+        principal = principal_of(request)
+        if (key := idempotency_key(request)) is not None:
+            digest = hashlib.sha256(f"{principal}\0{key}".encode()).hexdigest()
+            return SessionKey(principal, SessionId(f"{MADE}{digest[:32]}"))
+        passed = forwardable(request.scope)
+        if passed is not None and passed.again and passed.run_id is not None:
+            try:
+                return (await self._service.run(principal, passed.run_id)).run.key
+            except NotFound:
+                pass
+        made = self._drawn(principal)
+        for _ in range(_TRIES):
+            if self._service.ownership.owns(made):
+                break
+            made = self._drawn(principal)
+        return made
+
+    def _drawn(self, principal: Principal) -> SessionKey:
+        """Return a session of an id that nobody has."""
+        drawn = self._service.new_run_id(SessionKey(principal, DEFAULT_SESSION)).removeprefix("run_")
+        return SessionKey(principal, SessionId(f"{MADE}{drawn}"))
+
+    # -- responses that exist -------------------------------------------------------------------------
+
+    async def read(self, request: Request) -> Response:
+        """Return a response as it is now; with `stream` its events after `starting_after`."""
+        query = request.query_params
+        run_id, principal = run_id_of(request.path_params["response_id"]), principal_of(request)
+        is_stream = wire.flag("stream", query.get("stream", "false"))
+        after = _starting_after(query.get("starting_after"))
+        if not is_stream:
+            if after != NOTHING:
+                raise Invalid("starting_after goes with `stream=true` only")
+            return wire.answer(self._response(await self._service.run(principal, run_id)))
+        counts_client(request)
+        view = await self._service.run(principal, run_id)
+        stream = await self._service.stream(principal, run_id)
+        about = self._about(view)
+        frames = ResponseEvents(about, stream, after=after, later=self._later(about))
+        return self._exchange.stream(stream, frames, {}, after=0)
+
+    async def cancel(self, request: Request) -> Response:
+        """Cancel a response; one that has ended stays as it is."""
+        run_id, principal = run_id_of(request.path_params["response_id"]), principal_of(request)
+        view = await self._service.run(principal, run_id)
+        if view.run.outcome is None:
+            passed = forwardable(request.scope)
+            again = passed is not None and passed.again
+            view = await self._service.cancel(principal, run_id, force=False, again=again)
+            changed(request, f"cancelled run {run_id} of session {view.run.key.session_id}")
+        return wire.answer(self._response(view))
+
+    def _response(self, view: RunView) -> ResponseObject:
+        about, run = self._about(view), view.run
+        return _going_on(about, run.status) if run.outcome is None else _ended(about, run.outcome)
+
+    def _about(self, view: RunView) -> AboutRun:
+        run = view.run
+        return AboutRun(
+            run_id=run.run_id,
+            session_id=run.key.session_id,
+            created_at=run.created_at,
+            model=self._settings.agent_id,
+            metadata=run.metadata,
+        )
+
+    def _later(self, run: AboutRun, *, again: bool = False) -> ErrorDetail:
+        text = (
+            f"the server is stopping; the run continues after its restart, see /v1/responses/{response_id(run.run_id)}"
+        )
+        return failed(text, "goes_on_later", run.run_id, again=again)
+
+
+def _going_on(run: AboutRun, status: RunStatus) -> ResponseObject:
+    said: ResponseStatus = "in_progress" if status is RunStatus.RUNNING else "queued"
+    return response_of(run, said, run_status=status)
+
+
+def _ended(run: AboutRun, end: Outcome) -> ResponseObject:
+    ending = ending_of(end, run.run_id)
+    output = whole_items(ending, run.run_id)
+    return response_of(run, ending.status, run_status=end.status, output=output, end=end, error=ending.error)
+
+
+def _starting_after(text: str | None) -> int:
+    """Return the number after which a stream resumes. Raises `Invalid`."""
+    if text is None:
+        return NOTHING
+    if text.isascii() and text.isdecimal() and len(text) < 17 and int(text) <= _LARGEST:
+        return int(text)
+    raise Invalid("starting_after must be the `sequence_number` of an event")

@@ -1,0 +1,111 @@
+"""The input of a request for a response: the user's new messages as blocks. Pure.
+
+The server has the conversation. A client that names it by `conversation` or `previous_response_id` sends what is new:
+messages of the user's. One that names its session by a header may send its whole copy, as in chat completions: then
+only the last message counts.
+"""
+
+import base64
+import binascii
+import re
+from typing import Any, Final
+
+from strandline._http.dialects.openai.responses.wire import READS, ResponseRequest
+from strandline._http.dialects.openai.wire import INSTRUCTIONS, image_of
+from strandline._model import Block, Input
+from strandline.errors import Invalid
+
+_DOCUMENT: Final = re.compile(r"data:([^;,]*);base64,(.*)", re.DOTALL)
+_FORMATS: Final = {
+    "application/pdf": "pdf",
+    "text/csv": "csv",
+    "text/html": "html",
+    "text/plain": "txt",
+    "text/markdown": "md",
+    "application/msword": "doc",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+    "application/vnd.ms-excel": "xls",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
+}
+"""The documents that models take, by their media types."""
+
+
+def check_supported(body: ResponseRequest) -> None:
+    """Raise `Invalid` for options that change what an answer is. Others, such as temperature, are ignored."""
+    unsupported = {
+        "tools": (bool(body.tools), "the agent uses its own tools"),
+        "text": ((body.text or {}).get("format", {"type": "text"}) != {"type": "text"}, "the agent answers with text"),
+        "prompt": (body.prompt is not None, "the agent has its own prompt"),
+        "top_logprobs": (bool(body.top_logprobs), "there are no probabilities of its text"),
+        "store": (body.store is False, "every run is stored, so that it cannot be lost"),
+    }
+    for name, (is_set, why) in unsupported.items():
+        if is_set:
+            raise Invalid(f"Leave this out: {why} - at `$.{name}`")
+    if body.conversation is not None and body.previous_response_id is not None:
+        raise Invalid("Name the conversation or the response before, not both - at `$.previous_response_id`")
+
+
+def prompt_of(body: ResponseRequest, *, lists_all: bool) -> Input:
+    """Return the input of a run. `lists_all`: the client may list its copy of the conversation, of which only the last
+    message counts; else all that it lists is new. Raises `Invalid`."""
+    if isinstance(body.input, str):
+        return body.input
+    said = [(number, item) for number, item in enumerate(body.input) if item.get("role") not in INSTRUCTIONS]
+    new = []
+    for number, item in reversed(said):
+        if item.get("type", "message") != "message" or item.get("role") != "user":
+            break
+        new.append((number, item))
+    if not new:
+        raise Invalid(f"The last item must be a message of the user's - at `$.input`. {READS}")
+    if lists_all:
+        return _content(*new[0])
+    if len(new) < len(said):
+        raise Invalid(
+            f"The server has the conversation, so send only what is new, or name the session by a header"
+            f" - at `$.input[{said[0][0]}]`"
+        )
+    if len(new) == 1:
+        return _content(*new[0])
+    contents = [_content(number, item) for number, item in reversed(new)]
+    return [block for each in contents for block in ([{"text": each}] if isinstance(each, str) else each)]
+
+
+def _content(number: int, item: dict[str, Any]) -> Input:
+    content, there = item.get("content"), f"$.input[{number}].content"
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not content:
+        raise Invalid(f"A message needs content: a text, or a list of parts - at `{there}`")
+    return [_block(part, f"{there}[{at}]") for at, part in enumerate(content)]
+
+
+def _block(part: object, there: str) -> Block:
+    """Return a part of a message as a block of Strands. Raises `Invalid`."""
+    match part:
+        case {"type": "input_text", "text": str(text)}:
+            return {"text": text}
+        case {"type": "input_image", "image_url": str(url)}:
+            return image_of(url, there)
+        case {"type": "input_image" | "input_file", "file_id": str(file_id)}:
+            return {"file": file_id}
+        case {"type": "input_file", "file_data": str(data), **others}:
+            return _document(data, others.get("filename"), there)
+        case {"type": "input_file", "file_url": _}:
+            raise Invalid(f"No URL is fetched: send the file as `file_data`, or upload it - at `{there}`")
+    raise Invalid(f"A part must be an input_text, input_image or input_file, with its content - at `{there}`")
+
+
+def _document(data: str, name: object, there: str) -> Block:
+    """Return a document that was sent as a data: URL. Raises `Invalid`."""
+    found = _DOCUMENT.fullmatch(data)
+    kind = None if found is None else _FORMATS.get(found[1])
+    if found is None or kind is None:
+        raise Invalid(f"`file_data` must be a data: URL (base64) of one of {', '.join(_FORMATS)} - at `{there}`")
+    try:
+        content = base64.b64decode(found[2], validate=True)
+    except binascii.Error as error:
+        raise Invalid(f"The file is not base64: {error} - at `{there}`") from None
+    title = name if isinstance(name, str) and name else "document"
+    return {"document": {"format": kind, "name": title, "source": {"bytes": content}}}
