@@ -4,10 +4,11 @@ import asyncio
 import itertools
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -35,6 +36,7 @@ from strandline.client import (
     ToolStarted,
 )
 
+T = TypeVar("T")
 STREAMS = 24
 PIECES = 200
 TALKING = f"""
@@ -115,6 +117,40 @@ def test_the_blocking_client_comes_back_too(tmp_path: Path) -> None:
         sizes = itertools.chain([30], itertools.repeat(None))
         assert client.chat("two").output == whole("two"), "a cut answer is requested again"
         assert texts(server.history(), "user") == ["one", "two"]
+
+
+def test_what_may_be_said_twice_is_sent_again_when_its_answer_is_cut_off(tmp_path: Path) -> None:
+    """Pauses, moves and options of a session; what would be done twice is sent once."""
+    (tmp_path / "agent.py").write_text(TALKING)
+    sizes: Iterator[int | None] = itertools.repeat(None)
+    pauses: list[str] = []
+    with (
+        serving("agent.py", folder=tmp_path) as server,
+        cutting(server.url, lambda: next(sizes)) as (url, proxy),
+    ):
+        server.client.post("/v1/sessions/s/runs", json={"input": "x"}).raise_for_status()
+        server.quiet()
+
+        def cut(do: Callable[[Client], T]) -> T:
+            """Do something in a client of its own, whose first answer is cut off."""
+            nonlocal sizes
+            sizes = itertools.chain([30], itertools.repeat(None))
+            with Client(url, on_pause=lambda error, _: pauses.append(error.code)) as client:
+                return do(client)
+
+        assert cut(lambda client: client.pause("s")).paused
+        waiting = [server.client.post("/v1/sessions/s/runs", json={"input": each}).json() for each in "ab"]
+        assert cut(lambda client: client.move(waiting[1]["run_id"])).position == 1
+        assert cut(lambda client: client.move(waiting[1]["run_id"], 5)).position == 2
+        assert cut(lambda client: client.set_options("s", priority=2)).options == {"priority": 2}
+        assert cut(lambda client: client.set_options("s", clear=True)).options == {}
+        assert not cut(lambda client: client.resume("s")).paused
+        assert proxy.cuts == len(pauses) == 6
+        server.quiet()
+        with pytest.raises(ClientError):
+            cut(lambda client: client.cancel_session("s"))
+        assert proxy.cuts == 7
+        assert len(pauses) == 6
 
 
 # -- servers that go ----------------------------------------------------------------------------------

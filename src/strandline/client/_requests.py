@@ -179,10 +179,11 @@ def session_runs(session: str, limit: int, cursor: str | None) -> Request:
 
 
 def move(run_id: str, priority: int | None) -> Request:
-    """Return the request to move a run, with None to the front."""
-    return _request(
-        "POST", f"{_run(run_id)}/move", {"front": True} if priority is None else {"priority": priority}, again=False
-    )
+    """Return the request to move a run, with None to the front. It may be sent again: it moves there again.
+
+    If it has started by then, it is no longer moved.
+    """
+    return _request("POST", f"{_run(run_id)}/move", {"front": True} if priority is None else {"priority": priority})
 
 
 def sessions(limit: int, cursor: str | None) -> Request:
@@ -202,13 +203,13 @@ def delete_session(session: str) -> Request:
 
 
 def set_options(session: str, options: Mapping[str, Any] | None) -> Request:
-    """Return the request to change the default options of a session, with None to remove all."""
-    return _request("PATCH", _session(session), {"options": options}, again=False)
+    """Return the request to change the default options of a session, with None to remove all. It may be sent again."""
+    return _request("PATCH", _session(session), {"options": options})
 
 
 def of_session(session: str, what: Literal["pause", "resume"]) -> Request:
-    """Return the request to pause or resume a session."""
-    return _request("POST", f"{_session(session)}/{what}", again=False)
+    """Return the request to pause or resume a session. It may be sent again: nothing happens then."""
+    return _request("POST", f"{_session(session)}/{what}")
 
 
 def cancel_session(session: str, *, running: bool, force: bool) -> Request:
