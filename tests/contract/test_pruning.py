@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from strandline._clock import SystemClock
-from strandline._journal.port import Accepted, Bounds, Refused
+from strandline._journal.port import Accepted, Bounds, Fork, Forked, Journal, Refused
 from strandline._journal.pruning import prune, vacuum
 from strandline._journal.sqlite import SqliteJournal
 from strandline._journal.transactions import SqliteTransactions
 from strandline._journal.verify import verify
+from strandline._model import SessionId
 from strandline.errors import JournalError, JournalLocked, JournalUnavailable
 from strandline.testing._desk import WIDE, done, key
 
@@ -117,3 +118,27 @@ async def _stored(journal: SqliteJournal) -> int:
     with closing(sqlite3.connect(journal.file)) as connection:
         (stored,) = connection.execute("SELECT sum(bytes) FROM stored").fetchone()
     return int(stored)
+
+
+async def fork_while_pruned(journal: Journal) -> None:
+    """Fork a session up to each of its runs, of which one is pruned meanwhile."""
+    await journal.open("test", max_attempts=3)
+    claims = journal.claims()
+    for n in range(20):
+        await journal.accept(new(f"r{n}"), WIDE, claim_next=True)
+        await journal.finish((await anext(claims)).token, done("hi", f"{n}", state={"n": n}), claim_next=False)
+    before = SystemClock().now() + 1.0
+    for n in range(20):
+        made, pruned = await asyncio.gather(
+            journal.change(Fork(key(f"f{n}"), SessionId("s"), 2 * n)), journal.prune(before, 1)
+        )
+        assert isinstance(made, Forked)
+        assert (made.messages, pruned) == (2 * n + 2, 1)
+    await journal.close()
+
+
+def test_a_journal_whose_sessions_were_forked_while_runs_were_pruned_is_sound(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    asyncio.run(fork_while_pruned(SqliteJournal(path, SystemClock())))
+    findings = verify(path)
+    assert (findings.faults, findings.sessions, findings.messages) == ([], 21, 40 + sum(range(2, 42, 2)))

@@ -16,6 +16,7 @@ from strandline.testing._desk import WIDE, done, key
 from tools.postgres import Cluster
 
 from .test_damage import new
+from .test_pruning import fork_while_pruned
 from .test_verify import fill
 
 
@@ -53,6 +54,14 @@ def test_a_sound_journal_is_counted(filled: str) -> None:
     }  # fmt: skip
     assert findings.bytes > 8192
     assert {what for what, done, total in steps if done == total} == {"sessions", "the rest"}
+
+
+def test_a_journal_whose_sessions_were_forked_while_runs_were_pruned_is_sound(postgres: Cluster) -> None:
+    url = postgres.new_database()
+    asyncio.run(fork_while_pruned(PostgresJournal(url, SystemClock())))
+    findings = verify(url, lambda *_: None)
+    assert (findings.faults, findings.sessions, findings.messages) == ([], 21, 40 + sum(range(2, 42, 2)))
+    postgres.drop_database(url)
 
 
 S, T = (f"(SELECT no FROM sessions WHERE session_id = '{name}')" for name in "st")

@@ -1,6 +1,9 @@
 """Sessions that begin with the history of another one."""
 
+import asyncio
 from typing import Any
+
+import pytest
 
 from strandline._history import open_tool_uses
 from strandline._journal.port import (
@@ -231,6 +234,52 @@ class ForksContract(Contract):
         record = await desk.journal.load(_COPY)
         assert (record.messages, record.window, record.state) == (turns("a"), WHOLE_HISTORY, None)
         assert await fork(desk, "a", key("other")) == Unreachable("unknown")
+
+    @pytest.mark.parametrize("begins", ["a fork", "pruning"])
+    @pytest.mark.parametrize("together", [1, 3])
+    def test_a_fork_is_whole_while_the_runs_of_its_source_are_pruned(
+        self, begins: str, together: int, tmp_path: Any
+    ) -> None:
+        """Each step of pruning falls before, after or into a fork: it has the agent of its place, or says that this is
+        forgotten, and all that was said by then."""
+
+        @scenario
+        async def play(_: Any, desk: Desk) -> None:
+            names = [chr(ord("a") + number) for number in range(12)]
+            for number, each in enumerate(names):
+                await turn(desk, each, completion=done(f"ask {each}", f"answer {each}", state={"n": number}))
+            await desk.accept("later", not_before=desk.clock.at + 1e6)
+            desk.clock.at += 1000.0
+            before = desk.clock.at - 1
+            forks, steps = list[Any](), list[Any]()
+            for number in range(len(names)):
+                copies = [fork(desk, 2 * each + 1, key(f"{number}.{each}")) for each in range(0, len(names), 5)]
+                prunes = [desk.journal.prune(before, 1) for _ in range(together)]
+                both = [*copies, *prunes] if begins == "a fork" else [*prunes, *copies]
+                answers = await asyncio.gather(*both)
+                forks += [each for each in answers if isinstance(each, Forked)]
+                steps += [each for each in answers if isinstance(each, int)]
+            assert sum(steps) == len(names)
+            assert len(forks) == 3 * len(names)
+            assert {each.forgotten for each in forks} == {True, False}
+            for _ in range(2):
+                for made in forks:
+                    upto = int(made.key.session_id.split(".")[1]) + 1
+                    page, record = await whole(desk, made.key), await desk.journal.load(made.key)
+                    assert page.messages == record.messages == turns(*names[:upto])
+                    assert record.length == made.messages == 2 * upto
+                    assert page.indices == list(range(2 * upto))
+                    assert record.state == (None if made.forgotten else {"n": upto - 1})
+                    named = [names.index(each) for each in page.runs if each is not None]
+                    assert named == [each // 2 for each in range(2 * upto)][2 * upto - len(named) :], (
+                        "the oldest go first"
+                    )
+                await desk.restart()
+            for made in forks[::7]:
+                await turn(desk, f"on {made.key.session_id}", made.key)
+                assert len(await desk.history(made.key)) == made.messages + 2
+
+        play(self, tmp_path)
 
     @scenario
     async def test_an_open_question_is_closed_in_the_copy_alone(self, desk: Desk) -> None:
