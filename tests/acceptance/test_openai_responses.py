@@ -362,6 +362,76 @@ def test_a_client_resumes_over_a_crash(at: Checkpoints, tmp_path: Path) -> None:
         assert at.steps.count("d1 a") == 1
 
 
+# -- questions to a person ----------------------------------------------------------------------------
+
+
+def test_a_question_is_a_function_call_and_its_output_the_answer(server: Server, client: OpenAI) -> None:
+    said = ask(client, "i1 @pay", conversation="asks")
+    assert said.status == "completed"
+    message, call = said.output
+    assert (message.type, call.type) == ("message", "function_call")
+    assert call.type == "function_call"
+    assert (call.name, json.loads(call.arguments)) == ("@pay", {"reason": "may I, i1?"})
+    assert client.responses.retrieve(said.id).output == said.output
+    output: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "sure"}
+    answered = client.responses.create(model="any", previous_response_id=said.id, input=[output])
+    assert answered.output_text == "i1: did @pay (sure)"
+    assert answered.previous_response_id == said.id
+    assert answered.conversation == said.conversation
+    with pytest.raises(openai.ConflictError) as late:
+        client.responses.create(model="any", previous_response_id=said.id, input=[output])
+    assert late.value.code == "already_answered"
+
+
+@pytest.mark.parametrize(("output", "value"), [('{"a": 1}', "{'a': 1}"), ("5", "5"), ("yes", "yes"), ('"5"', "5")])
+def test_an_output_that_is_json_is_that_value(client: OpenAI, output: str, value: str) -> None:
+    said = ask(client, "i2 @pay")
+    call = said.output[-1]
+    assert call.type == "function_call"
+    given: Any = [{"type": "function_call_output", "call_id": call.call_id, "output": output}]
+    answered = client.responses.create(model="any", previous_response_id=said.id, input=given)
+    assert answered.output_text == f"i2: did @pay ({value})"
+
+
+@pytest.mark.parametrize(("approve", "value"), [(True, "yes"), (False, "no")])
+def test_a_question_may_be_an_approval(server: Server, client: OpenAI, approve: bool, value: str) -> None:
+    events = checked(raw(server, input="i3 @pay", stream=True, questions="mcp_approval_request").text)
+    said = events[-1]["response"]
+    request = said["output"][-1]
+    assert request["type"] == "mcp_approval_request"
+    assert client.responses.retrieve(said["id"]).output[-1].type == "mcp_approval_request"
+    given: Any = [{"type": "mcp_approval_response", "approval_request_id": request["id"], "approve": approve}]
+    answered = client.responses.create(model="any", previous_response_id=said["id"], input=given)
+    assert answered.output_text == f"i3: did @pay ({value})"
+
+
+def test_a_question_may_be_text(client: OpenAI, at: Checkpoints) -> None:
+    said = ask(client, "i4 @pay", extra_body={"questions": "text"})
+    assert said.output_text == "Round 0. \n\n(This waits for a person's answer. @pay: may I, i4?)"
+    assert said.conversation is not None
+    waits = ask(client, "i5", conversation=said.conversation.id, background=True)
+    answered = ask(client, "i6", previous_response_id=waits.id, extra_body={"on_question": "dismiss"})
+    assert answered.output_text == "i6"
+    assert client.responses.retrieve(waits.id).output_text == "i5"
+
+
+def test_answers_name_what_they_answer_and_stand_alone(server: Server, client: OpenAI) -> None:
+    said = ask(client, "i7 @pay")
+    call = said.output[-1]
+    assert call.type == "function_call"
+    output = {"type": "function_call_output", "call_id": call.call_id, "output": "sure"}
+    message = {"role": "user", "content": "and?"}
+    error(raw(server, input=[output]), 400, "invalid")
+    for both in ([output, message], [message, output]):
+        refusal = error(raw(server, input=both, previous_response_id=said.id), 400, "invalid")
+        assert "Answer first" in refusal["message"]
+    wrong = {**output, "output": ["x"]}
+    error(raw(server, input=[wrong], previous_response_id=said.id), 400, "invalid")
+    nothing = {**output, "output": "null"}
+    error(raw(server, input=[nothing], previous_response_id=said.id), 400, "invalid")
+    assert raw(server, input=[output], previous_response_id=said.id).json()["status"] == "completed"
+
+
 # -- the same request again ---------------------------------------------------------------------------
 
 

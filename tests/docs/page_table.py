@@ -216,7 +216,7 @@ PAGES: Final[dict[str, Page]] = {
         }
     ),
     "openai.md": Page(
-        served={"": init, "refund": approval},
+        served={"": init, "refund": approval, "kim": init, "counter": approval},
         says=[f"`{code}`" for code in ErrorCode],
     ),
     "operations.md": Page(

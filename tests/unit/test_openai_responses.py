@@ -24,7 +24,7 @@ from strandline._engine.streams import LAST, RunStream
 from strandline._http.dialects.openai.responses.stream import EPOCH, GAP, NOTHING, ResponseEvents
 from strandline._http.dialects.openai.responses.wire import AboutRun
 from strandline._http.dialects.openai.wire import failed
-from strandline._model import ErrorCode, Message, RunError, RunId, RunStatus, SessionId, session_key
+from strandline._model import ErrorCode, InputRequest, Message, RunError, RunId, RunStatus, SessionId, session_key
 
 RUN: Final = RunId("run_1")
 ABOUT: Final = AboutRun(run_id=RUN, session_id=SessionId("s"), created_at=1.5, model="m", metadata={})
@@ -128,6 +128,29 @@ def test_the_output_is_the_last_message_with_the_ids_that_were_streamed() -> Non
     assert output(STORIES["twice"]) == [("msg_run_1_2", "two")]
     assert output(STORIES["thinks"]) == [("rs_run_1_0", "hm"), ("msg_run_1_1", "a")]
     assert output(STORIES["fails"]) == []
+
+
+def test_questions_are_items_after_the_text() -> None:
+    asked = [
+        InputRequest("q1", "refund", {"amount": 5}),
+        InputRequest("q2", "sure", "really?"),
+        InputRequest("q3", "x"),
+    ]
+    ended = RunFinished(RunStatus.NEEDS_INPUT, "So", answer("So"), None, asked, None)
+    events = shown(encoded([STARTED, TextDelta("So"), MessageAdded(answer("So")), ended]))
+    calls = events[-1]["response"]["output"][1:]
+    assert [(each["type"], each["call_id"], each["name"], each["arguments"]) for each in calls] == [
+        ("function_call", "q1", "refund", '{"amount":5}'),
+        ("function_call", "q2", "sure", '{"reason":"really?"}'),
+        ("function_call", "q3", "x", "{}"),
+    ]
+    done = [each["item"] for each in events if each["type"] == "response.output_item.done"]
+    assert done[1:] == calls
+    assert items([STARTED, RunFinished(RunStatus.NEEDS_INPUT, "", None, None, asked[:0], None)]) == [
+        (0, "message", "completed", "")
+    ]
+    silent = shown(encoded([STARTED, RunFinished(RunStatus.NEEDS_INPUT, "", None, None, asked, None)]))
+    assert [each["type"] for each in silent[-1]["response"]["output"]] == ["function_call"] * 3
 
 
 def test_the_events_of_another_process_are_above_those_before() -> None:

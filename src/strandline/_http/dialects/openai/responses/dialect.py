@@ -37,6 +37,7 @@ from strandline._http.dialects.openai.wire import SEND_AGAIN, ErrorDetail, faile
 from strandline._http.exchange.exchange import Accepted, Dialect, Exchange, Frames
 from strandline._http.exchange.idempotency import idempotency_key
 from strandline._http.exchange.run_request import UNTIL_IT_ENDS, RunRequest
+from strandline._http.exchange.run_request import Responses as Answers
 from strandline._http.forwardable import counts_client, forwardable
 from strandline._model import DEFAULT_SESSION, Outcome, Principal, RunId, RunStatus, SessionId, SessionKey
 from strandline._settings import AppSettings
@@ -66,9 +67,11 @@ class Responses(Dialect):
         check_supported(body)
         header = session_header(request.headers, self._settings.session_header)
         prompt = prompt_of(body, lists_all=header is not None)
-        key, previous = await self._session(request, body, header)
+        key, previous = await self._session(request, body, header, answers=isinstance(prompt, Answers))
         options = replace(body, metadata=marked(body.metadata, body))
-        if previous is not None:
+        if isinstance(prompt, Answers):
+            previous = None  # (they name what they answer)
+        elif previous is not None:
             options = replace(options, after=previous)
         return RunRequest(
             input=prompt,
@@ -111,7 +114,7 @@ class Responses(Dialect):
         )
 
     async def _session(
-        self, request: Request, body: ResponseRequest, header: str | None
+        self, request: Request, body: ResponseRequest, header: str | None, *, answers: bool
     ) -> tuple[SessionKey, RunId | None]:
         """Return the session of a request, and the run after which it continues. Raises `Invalid`, `NotFound`."""
         named = body.conversation_id
@@ -119,6 +122,8 @@ class Responses(Dialect):
             raise Invalid("The header and `conversation` name two sessions - at `$.conversation`")
         name = header if named is None else named
         if body.previous_response_id is None:
+            if name is None and answers:
+                raise Invalid("Name the response that has asked - at `$.previous_response_id`")
             return (await self._new_session(request) if name is None else session_of(request, name)), None
         previous = run_id_of(body.previous_response_id)
         if name is not None:
@@ -214,8 +219,8 @@ def _going_on(run: AboutRun, status: RunStatus) -> ResponseObject:
 
 
 def _ended(run: AboutRun, end: Outcome) -> ResponseObject:
-    ending = ending_of(end, run.run_id)
-    output = whole_items(ending, run.run_id)
+    ending = ending_of(end, run)
+    output = whole_items(ending, run)
     return response_of(run, ending.status, run_status=end.status, output=output, end=end, error=ending.error)
 
 

@@ -2,9 +2,13 @@
 
 from msgspec import UNSET, Struct
 
+from strandline._encoding import encode
 from strandline._engine.events import RunFinished
 from strandline._http.dialects.openai.answer import NoAnswer, answer_of
 from strandline._http.dialects.openai.responses.wire import (
+    AboutRun,
+    ApprovalRequest,
+    FunctionCall,
     Item,
     ItemStatus,
     OutputMessage,
@@ -13,41 +17,70 @@ from strandline._http.dialects.openai.responses.wire import (
     ReasoningText,
     ResponseStatus,
 )
-from strandline._model import Outcome, RunId, RunStatus
+from strandline._model import InputRequest, Outcome, RunStatus
 
 
 class Ending(Struct, frozen=True, kw_only=True):
-    """How a response has ended: with a text and reasoning, or with the error that there is no answer."""
+    """How a response has ended: with a text, reasoning and questions, or with the error that there is no answer."""
 
     status: ResponseStatus
     text: str = ""
     reasoning: str = ""
+    questions: list[InputRequest] = []
+    """Those that are items of their own."""
     error: str | None = None
 
-    def items(self, message_id: str, reasoning_id: str) -> list[Item]:
-        """Return what it says, under these ids."""
-        if self.error is not None:
-            return []
-        message = message_item(message_id, self.text)
-        return [reasoning_item(reasoning_id, self.reasoning), message] if self.reasoning else [message]
+    @property
+    def has_message(self) -> bool:
+        """Whether it has a message, maybe an empty one."""
+        return self.error is None and (self.text != "" or not self.questions)
 
 
-def ending_of(end: Outcome | RunFinished, run_id: RunId) -> Ending:
+def ending_of(end: Outcome | RunFinished, run: AboutRun) -> Ending:
     """Return how the response of a run has ended."""
-    answer = answer_of(end, run_id)
+    answer = answer_of(end, run.run_id)
     if isinstance(answer, NoAnswer):
         status: ResponseStatus = "cancelled" if end.status is RunStatus.CANCELLED else "failed"
         return Ending(status=status, error=answer.error.message)
+    as_items = run.questions != "text"
     return Ending(
         status="completed" if answer.finish_reason == "stop" else "incomplete",
-        text=answer.content,
+        text=answer.text if as_items else answer.content,
         reasoning="" if answer.reasoning is UNSET else answer.reasoning,
+        questions=end.input_requests if as_items else [],
     )
 
 
-def whole_items(ending: Ending, run_id: RunId) -> list[Item]:
+def whole_items(ending: Ending, run: AboutRun) -> list[Item]:
     """Return the output of a response that is read at once."""
-    return ending.items(f"msg_{run_id}", f"rs_{run_id}")
+    if ending.error is not None:
+        return []
+    items: list[Item] = []
+    if ending.reasoning:
+        items.append(reasoning_item(f"rs_{run.run_id}", ending.reasoning))
+    if ending.has_message:
+        items.append(message_item(f"msg_{run.run_id}", ending.text))
+    return items + questions_of(ending, run)
+
+
+def questions_of(ending: Ending, run: AboutRun) -> list[Item]:
+    """Return the questions of a response as items."""
+    if run.questions == "mcp_approval_request":
+        return [
+            ApprovalRequest(id=each.id, server_label=run.model, name=each.name, arguments=_arguments(each))
+            for each in ending.questions
+        ]
+    return [
+        FunctionCall(id=f"fc_{each.id}", call_id=each.id, name=each.name, arguments=_arguments(each))
+        for each in ending.questions
+    ]
+
+
+def _arguments(request: InputRequest) -> str:
+    """Return what a question is about, as JSON of an object."""
+    reason = request.reason
+    about = reason if isinstance(reason, dict) else {} if reason is None else {"reason": reason}
+    return encode(about).decode()
 
 
 def message_item(item_id: str, text: str, status: ItemStatus = "completed") -> OutputMessage:

@@ -8,13 +8,21 @@ only the last message counts.
 import base64
 import binascii
 import re
+from itertools import takewhile
 from typing import Any, Final
+
+import msgspec
 
 from strandline._http.dialects.openai.responses.wire import READS, ResponseRequest
 from strandline._http.dialects.openai.wire import INSTRUCTIONS, image_of
+from strandline._http.exchange.run_request import Response as Answered
+from strandline._http.exchange.run_request import Responses
 from strandline._model import Block, Input
 from strandline.errors import Invalid
 
+YES: Final = "yes"
+NO: Final = "no"
+"""What the agent gets for an approval that was given or denied."""
 _DOCUMENT: Final = re.compile(r"data:([^;,]*);base64,(.*)", re.DOTALL)
 _FORMATS: Final = {
     "application/pdf": "pdf",
@@ -46,30 +54,58 @@ def check_supported(body: ResponseRequest) -> None:
         raise Invalid("Name the conversation or the response before, not both - at `$.previous_response_id`")
 
 
-def prompt_of(body: ResponseRequest, *, lists_all: bool) -> Input:
+def prompt_of(body: ResponseRequest, *, lists_all: bool) -> Input | Responses:
     """Return the input of a run. `lists_all`: the client may list its copy of the conversation, of which only the last
-    message counts; else all that it lists is new. Raises `Invalid`."""
+    message counts, or the last answers; else all that it lists is new. Raises `Invalid`."""
     if isinstance(body.input, str):
         return body.input
     said = [(number, item) for number, item in enumerate(body.input) if item.get("role") not in INSTRUCTIONS]
-    new = []
-    for number, item in reversed(said):
-        if item.get("type", "message") != "message" or item.get("role") != "user":
-            break
-        new.append((number, item))
+    is_new = _is_answer if said and _is_answer(said[-1]) else _is_message
+    new = list(takewhile(is_new, reversed(said)))[::-1]
     if not new:
-        raise Invalid(f"The last item must be a message of the user's - at `$.input`. {READS}")
-    if lists_all:
-        return _content(*new[0])
-    if len(new) < len(said):
+        raise Invalid(f"The last item must be a message of the user's, or an answer - at `$.input`. {READS}")
+    if len(new) < len(said) and not lists_all:
+        if _is_answer(said[0]) or _is_answer(said[-1]):
+            raise Invalid(f"Answer first, then send a message - at `$.input[{said[0][0]}]`")
         raise Invalid(
             f"The server has the conversation, so send only what is new, or name the session by a header"
             f" - at `$.input[{said[0][0]}]`"
         )
-    if len(new) == 1:
-        return _content(*new[0])
-    contents = [_content(number, item) for number, item in reversed(new)]
+    if is_new is _is_answer:
+        return Responses([_answer(number, item) for number, item in new])
+    if lists_all or len(new) == 1:
+        return _content(*new[-1])
+    contents = [_content(number, item) for number, item in new]
     return [block for each in contents for block in ([{"text": each}] if isinstance(each, str) else each)]
+
+
+def _is_message(numbered: tuple[int, dict[str, Any]]) -> bool:
+    return numbered[1].get("type", "message") == "message" and numbered[1].get("role") == "user"
+
+
+def _is_answer(numbered: tuple[int, dict[str, Any]]) -> bool:
+    return numbered[1].get("type") in ("function_call_output", "mcp_approval_response")
+
+
+def _answer(number: int, item: dict[str, Any]) -> Answered:
+    """Return the answer to a question. Raises `Invalid`."""
+    match item:
+        case {"type": "mcp_approval_response", "approval_request_id": str(request_id), "approve": bool(approves)}:
+            return Answered(request_id, YES if approves else NO)
+        case {"type": "function_call_output", "call_id": str(request_id), "output": str(output)}:
+            return Answered(request_id, _value(output))
+    raise Invalid(
+        "An answer is a function_call_output with `call_id` and `output`, a text, or an mcp_approval_response with"
+        f" `approval_request_id` and `approve` - at `$.input[{number}]`"
+    )
+
+
+def _value(output: str) -> Any:
+    """Return the JSON that an output is, else its text."""
+    try:
+        return msgspec.json.decode(output)
+    except msgspec.DecodeError:
+        return output
 
 
 def _content(number: int, item: dict[str, Any]) -> Input:

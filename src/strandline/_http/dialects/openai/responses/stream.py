@@ -8,6 +8,7 @@ anew there, with `response.created` and above all numbers that were given before
 from typing import Any, Final, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from strandline._encoding import encode
 from strandline._engine.events import (
@@ -23,12 +24,25 @@ from strandline._engine.events import (
     TextReset,
 )
 from strandline._engine.streams import LAST, RunStream
-from strandline._http.dialects.openai.responses.ending import ending_of, message_item, reasoning_item
-from strandline._http.dialects.openai.responses.wire import AboutRun, Item, ItemStatus, ResponseStatus, response_of
+from strandline._http.dialects.openai.responses.ending import (
+    Ending,
+    ending_of,
+    message_item,
+    questions_of,
+    reasoning_item,
+)
+from strandline._http.dialects.openai.responses.wire import (
+    AboutRun,
+    FunctionCall,
+    Item,
+    ItemStatus,
+    ResponseStatus,
+    response_of,
+)
 from strandline._http.dialects.openai.wire import ErrorDetail
 from strandline._http.dialects.sent_text import text_of
 from strandline._http.exchange.sse import ALIVE
-from strandline._model import Outcome, RunStatus
+from strandline._model import InputRequest, Outcome, RunStatus
 
 EPOCH: Final = 1 << 32
 """The numbers of one process of the server; run events are numbered like that (`RunStream`)."""
@@ -94,8 +108,8 @@ class ResponseEvents:
                 self._is_deaf = True
                 self._next = max(self._next, self._base + last % EPOCH * GAP)
                 return data
-            case RunQueued() if numbered.number is not None:
-                return self._lifecycle("response.queued", "queued", RunStatus.QUEUED)
+            case RunQueued(input_requests=waits_for) if numbered.number is not None:
+                return self._lifecycle("response.queued", "queued", RunStatus.QUEUED, waits_for=waits_for)
             case RunStarted():
                 return self._begin()
             case RunRestarted(messages=messages):
@@ -129,27 +143,43 @@ class ResponseEvents:
         output: list[Item] | None = None,
         end: Outcome | None = None,
         error: str | None = None,
+        waits_for: list[InputRequest] | None = None,
     ) -> bytes:
         if self._skips():
             return b""
-        said = response_of(self._run, status, run_status=run_status, output=output, end=end, error=error)
+        said = response_of(
+            self._run, status, run_status=run_status, output=output, end=end, error=error, waits_for=waits_for
+        )
         return self._event(kind, b'"response":' + encode(said))
 
     def _end(self, end: RunFinished) -> bytes:
         self._has_ended = True
-        ending = ending_of(end, self._run.run_id)
+        ending = ending_of(end, self._run)
         data, output = b"", list[Item]()
         if ending.error is not None:
             data = self._withdrawn()
         else:
-            data = self._whole(ending.text, is_last=True)
-            assert self._said is not None
-            output = ending.items(self._said[0], self._thought or f"rs_{self._run.run_id}")
+            data, output = self._output(ending)
         kind = "failed" if ending.status == "cancelled" else ending.status  # (there is no event for that)
         outcome = Outcome(status=end.status, error=end.error, usage=end.usage, input_requests=end.input_requests)
         return data + self._lifecycle(
             f"response.{kind}", ending.status, run_status=end.status, output=output, end=outcome, error=ending.error
         )
+
+    def _output(self, ending: Ending) -> tuple[bytes, list[Item]]:
+        """Close what is open; return the events for that, and the output with the ids that were sent."""
+        output: list[Item] = []
+        data = self._close_reasoning()
+        if ending.reasoning:
+            output.append(reasoning_item(self._thought or f"rs_{self._run.run_id}", ending.reasoning))
+        if ending.has_message:
+            data += self._whole(ending.text, is_last=True)
+            assert self._said is not None
+            output.append(message_item(self._said[0], ending.text))
+        else:
+            data += self._withdrawn()
+        questions = questions_of(ending, self._run)
+        return data + b"".join(map(self._question, questions)), output + questions
 
     # -- items ----------------------------------------------------------------------------------------
 
@@ -201,6 +231,18 @@ class ResponseEvents:
         self._said = item.item_id, text
         said = self._delta(item, text) if text else b""
         return data + opened + said + self._close(item)
+
+    def _question(self, item: Item) -> bytes:
+        """Return the events of a question."""
+        index, self._index = self._index, self._index + 1
+        begun = replace(item, arguments="", status="in_progress") if isinstance(item, FunctionCall) else item
+        data = self._event("response.output_item.added", b'"output_index":%d,"item":%b' % (index, encode(begun)))
+        if isinstance(item, FunctionCall):
+            where, text = b'"item_id":%b,"output_index":%d' % (encode(item.id), index), encode(item.arguments)
+            data += self._event("response.function_call_arguments.delta", where + b',"delta":' + text)
+            done = where + b',"name":%b,"arguments":%b' % (encode(item.name), text)
+            data += self._event("response.function_call_arguments.done", done)
+        return data + self._event("response.output_item.done", b'"output_index":%d,"item":%b' % (index, encode(item)))
 
     def _close_reasoning(self, *, is_complete: bool = True) -> bytes:
         if (item := self._reasoning) is None:

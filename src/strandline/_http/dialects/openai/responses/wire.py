@@ -18,6 +18,9 @@ MARK: Final = "openai"
 """The key of a run's metadata for what its request said that later answers repeat."""
 ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
+Questions = Literal["function_call", "mcp_approval_request", "text"]
+"""As what a response shows questions to a person."""
+_APPROVAL: Final = "mcp_approval_request"
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
 
@@ -33,7 +36,8 @@ class ResponseRequest(RunOptions, frozen=True, kw_only=True):
     input: Annotated[
         str | list[dict[str, Any]],
         Meta(
-            description="A text, or items of which the last are the user's messages; the server has the earlier ones",
+            description="A text, or items of which the last are the user's messages, or answers to questions; the"
+            " server has the earlier ones",
             examples=["Hello"],
         ),
     ]
@@ -53,6 +57,10 @@ class ResponseRequest(RunOptions, frozen=True, kw_only=True):
         ),
     ] = None
     metadata: Annotated[dict[str, Any] | None, Meta(description="Stored with the run, and passed to its tools")] = None
+    questions: Annotated[
+        Questions | None,
+        Meta(description="As what items the agent's questions to a person come; default: `function_call`"),
+    ] = None
     store: Annotated[bool | None, Meta(description="Not false: every run is stored")] = None
     tools: list[dict[str, Any]] | None = None
     text: dict[str, Any] | None = None
@@ -98,7 +106,26 @@ class Reasoning(Struct, frozen=True, kw_only=True, tag_field="type", tag="reason
     content: list[ReasoningText]
 
 
-Item = OutputMessage | Reasoning
+class FunctionCall(Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call"):
+    """A question to a person: answer it by a `function_call_output` with its `call_id`, any JSON."""
+
+    id: str
+    call_id: str
+    name: str
+    arguments: str
+    status: ItemStatus = "completed"
+
+
+class ApprovalRequest(Struct, frozen=True, kw_only=True, tag_field="type", tag="mcp_approval_request"):
+    """A question to a person: answer it by an `mcp_approval_response` with its `id`, yes or no."""
+
+    id: str
+    server_label: str
+    name: str
+    arguments: str
+
+
+Item = OutputMessage | Reasoning | FunctionCall | ApprovalRequest
 
 
 class CachedTokens(Struct, frozen=True, kw_only=True):
@@ -195,6 +222,18 @@ class AboutRun(Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any]
     """As it is stored, with the mark."""
 
+    @property
+    def mark(self) -> dict[str, Any]:
+        """What its request said that later answers repeat."""
+        found = self.metadata.get(MARK)
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def questions(self) -> Questions:
+        """As what its questions come."""
+        how = self.mark.get("questions")
+        return "text" if how == "text" else _APPROVAL if how == _APPROVAL else "function_call"
+
 
 def response_id(run_id: RunId) -> str:
     """Return the id of a run's response."""
@@ -214,6 +253,8 @@ def marked(metadata: Mapping[str, Any] | None, body: ResponseRequest) -> dict[st
     mark: dict[str, Any] = {}
     if body.background:
         mark["background"] = True
+    if body.questions is not None:
+        mark["questions"] = body.questions
     if body.previous_response_id is not None:
         mark["previous_response_id"] = body.previous_response_id
     return {**given, MARK: mark} if mark else given
@@ -227,10 +268,11 @@ def response_of(
     output: list[Item] | None = None,
     end: Outcome | None = None,
     error: str | None = None,
+    waits_for: list[InputRequest] | None = None,
 ) -> ResponseObject:
-    """Return a run as a response; `end` is its outcome, `error` why it has no answer."""
-    mark = run.metadata.get(MARK)
-    said = mark if isinstance(mark, dict) else {}
+    """Return a run as a response; `end` is its outcome, `error` why it has no answer. `waits_for` are the questions of
+    its session that it waits for."""
+    said = run.mark
     previous = said.get("previous_response_id")
     return ResponseObject(
         id=response_id(run.run_id),
@@ -248,7 +290,7 @@ def response_of(
         strandline=ResponseExtension(
             session_id=run.session_id,
             status=run_status,
-            input_requests=[] if end is None else end.input_requests,
+            input_requests=(waits_for or []) if end is None else end.input_requests,
             error=None if end is None else end.error,
         ),
     )
