@@ -154,17 +154,18 @@ def test_a_redirect_is_not_followed_and_gone_is_final(at: Checkpoints, receiver:
 
 
 def test_a_receiver_that_hangs_delays_no_other(at: Checkpoints, receiver: Receiver, tmp_path: Path) -> None:
-    """Also if more wait for it than are sent at once."""
+    """Also if much waits for it, and none that is known to answer."""
     receiver.answers = lambda _: -1
     with receiving() as other, serving(AGENT, *flags(tmp_path), folder=tmp_path, variables=at.environment) as server:
         events = ["run.queued", "run.started", "run.finished"]
         for number in range(8):
             sent(server, {"url": receiver.url, "events": events}, f"s{number}")
-        receiver.until(lambda found: len(found) == 16, "as many as one receiver gets at once")
-        run_id = sent(server, {"url": other.url}, "other")
-        other.until(lambda found: found, "the other one")
-        assert [each.event["data"]["run_id"] for each in other.received] == [run_id]
-        assert len(receiver.received) == 16
+        receiver.until(lambda found: found, "one for the receiver that hangs")
+        for _ in range(3):
+            run_id = sent(server, {"url": other.url}, "other")
+            other.until(lambda found: run_id in found[-1].id if found else False, "the other one")  # noqa: B023
+        assert len(other.received) == 3
+        assert len(receiver.received) < 8
         receiver.release.set()
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from strandline._engine.webhooks import Outbox, SendResult, ToSend
-from strandline._engine.webhooks.outbox import AT_ONCE_EACH, AT_ONCE_FOR_ONE, BUSY, FEW, LOOK_S, MOST
+from strandline._engine.webhooks.outbox import BUSY, LOOK_S, PAGE
+from strandline._engine.webhooks.turns import AT_ONCE_EACH, AT_ONCE_FOR_ONE, AT_ONCE_SLOW, PATIENCE_S
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.port import Bounds
 from strandline._model import ANONYMOUS, NewRun, Principal, RunId, RunWebhook, SessionId, SessionKey
@@ -316,49 +317,129 @@ def test_a_receiver_that_says_it_is_gone_gets_nothing_again() -> None:
 
 
 def test_a_receiver_that_hangs_delays_no_other_however_much_waits_for_it() -> None:
-    """It has a bounded number in memory, and one at a time once it was slow."""
+    """It gets one at a time, from its first on."""
 
     async def scene() -> None:
         async with Scene() as at:
             at.sender.answer = lambda event: None if "slow" in event.url else SendResult(received=True, detail="")
-            for _ in range(MOST + 200):
+            for _ in range(2 * PAGE):
                 await at.run("slow")
             await at.quiet()
-            assert len(at.sender.sent) == AT_ONCE_EACH
-            quick = [f"{await at.run('quick')}_finished" for _ in range(FEW)]
+            assert len(at.sender.sent) == 1
+            quick = [f"{await at.run('quick')}_finished" for _ in range(100)]
             await at.quiet()
-            assert [each.id for each in at.sender.sent[AT_ONCE_EACH:]] == quick
+            assert [each.id for each in at.sender.sent[1:]] == quick
             at.sender.release.set()
             at.sender.release = asyncio.Event()
             await at.quiet()
-            assert len(at.sender.sent) == AT_ONCE_EACH + FEW + 1, "one at a time"
+            assert len(at.sender.sent) == 1 + len(quick) + 1, "one at a time"
 
     asyncio.run(scene())
 
 
-def test_a_caller_whose_receivers_all_hang_delays_no_other_caller() -> None:
-    """Not even at a receiver for which more of its events wait than fit into memory."""
+def test_a_dead_receiver_delays_no_other_after_a_restart() -> None:
+    """1,000 events for it are due for longer than the one for another receiver: that one is sent without any wait."""
 
     async def scene() -> None:
         async with Scene() as at:
-            eve, ada = Principal("eve"), Principal("ada")
+            at.ready.started = False
+            at.sender.answer = lambda event: None if "dead" in event.url else SendResult(received=True, detail="")
+            for _ in range(1000):
+                await at.run("dead")
+            healthy = f"{await at.run('healthy')}_finished"
+            at.ready.started = True
+            at.outbox.tick()
+            await at.quiet()
+            assert [each.url for each in at.sender.sent].count("https://dead/") == 1
+            assert at.sender.sent[-1].id == healthy
+
+    asyncio.run(scene())
+
+
+def test_receivers_that_hang_delay_none_of_the_same_caller_that_answers() -> None:
+    """However many they are, and before anything is known of them. They get places of their own after a second."""
+
+    async def scene() -> None:
+        async with Scene() as at:
+            at.sender.answer = lambda event: None if "slow" in event.url else SendResult(received=True, detail="")
+            await at.run("quick")
+            await at.quiet()
+            for number in range(3 * AT_ONCE_FOR_ONE):
+                await at.run(f"slow-{number}")
+            await at.quiet()
+            assert at.sender.at_once == AT_ONCE_FOR_ONE
+            event = f"{await at.run('quick')}_finished"
+            await at.quiet()
+            assert at.sender.sent[-1].id == event
+            for expected in (AT_ONCE_FOR_ONE, 2 * AT_ONCE_FOR_ONE, 2 * AT_ONCE_FOR_ONE):
+                assert at.sender.at_once == expected
+                at.clock.at += PATIENCE_S
+                at.outbox.tick()
+                await at.quiet()
+            at.clock.at += 9.0
+            at.sender.release.set()
+            await at.quiet()
+            assert len({each.url for each in at.sender.sent}) == 3 * AT_ONCE_FOR_ONE + 1
+
+    asyncio.run(scene())
+
+
+def test_callers_whose_receivers_all_hang_delay_no_other_caller() -> None:
+    """However many such callers there are, and also at a host that all of them use."""
+
+    async def scene() -> None:
+        async with Scene() as at:
+            eves = [Principal(f"eve-{number}") for number in range(20)]
+            ada = Principal("ada")
             hangs = True
             received = SendResult(received=True, detail="")
-            at.sender.answer = lambda event: None if hangs and event.principal == eve else received
-            hosts = [f"slow-{number}" for number in range(AT_ONCE_FOR_ONE)]
-            for host in hosts * 2 + ["shared"] * (MOST + 200):
-                await at.run(host, principal=eve)
-            await at.quiet()
-            assert len(at.sender.sent) == AT_ONCE_FOR_ONE
-            others = [f"{await at.run(host, principal=ada)}_finished" for host in ["shared", "quick"] * FEW]
-            await at.quiet()
-            came = [each.id for each in at.sender.sent[AT_ONCE_FOR_ONE:]]
-            assert sorted(came) == sorted(others)
+            at.sender.answer = lambda event: None if hangs and event.principal in eves else received
+            for number in range(AT_ONCE_FOR_ONE // 2):
+                for eve in eves:
+                    await at.run(f"slow-{number}", principal=eve)
+                    await at.run("shared", principal=eve)
+            for _ in range(3):
+                await at.quiet()
+                others = [f"{await at.run(host, principal=ada)}_finished" for host in ["shared", "quick"] * 4]
+                await at.quiet()
+                assert {each.id for each in at.sender.sent if each.principal == ada} >= set(others)
+                at.clock.at += PATIENCE_S
+                at.outbox.tick()
             hangs = False
             at.sender.release.set()
             await at.quiet()
-            assert len(at.sender.sent) == 2 * len(hosts) + MOST + 200 + len(others)
             assert at.outbox.sent == len({each.id for each in at.sender.sent}) == len(at.sender.sent)
+            assert len(at.sender.sent) == len(eves) * AT_ONCE_FOR_ONE + 3 * 8
+
+    asyncio.run(scene())
+
+
+def test_a_receiver_that_answers_late_gets_few_at_once_and_more_when_it_is_quick_again() -> None:
+    async def scene() -> None:
+        async with Scene() as at:
+            received = SendResult(received=True, detail="")
+            at.sender.answer = lambda _: received
+            for _ in range(20):
+                await at.run()
+                await at.quiet()
+            at.sender.answer = lambda _: None
+            for _ in range(200):
+                await at.run()
+            await at.quiet()
+            assert at.sender.at_once == AT_ONCE_EACH
+            for _ in range(3):
+                at.clock.at += PATIENCE_S
+                at.outbox.tick()
+                late, at.sender.release = at.sender.release, asyncio.Event()
+                hangs = iter([received] * 40)
+                at.sender.answer = lambda _: next(hangs, None)  # noqa: B023  (used up before the next round)
+                late.set()
+                await at.quiet()
+                assert at.sender.at_once in (AT_ONCE_SLOW, AT_ONCE_EACH)
+            at.sender.answer = lambda _: received
+            at.sender.release.set()
+            await at.quiet()
+            assert len(at.sender.sent) == 220
 
     asyncio.run(scene())
 
@@ -397,16 +478,16 @@ def test_all_events_are_sent_once_each_if_there_are_more_than_fit_into_memory() 
     async def scene() -> None:
         async with Scene() as at:
             at.ready.started = False
-            for number in range(3 * MOST):
+            for number in range(3 * PAGE):
                 await at.run("ab"[number % 2])
             await at.quiet()
             assert at.sender.sent == []
             at.ready.started = True
             at.outbox.tick()
             await at.quiet()
-            assert len(at.sender.sent) == len({each.id for each in at.sender.sent}) == 3 * MOST
+            assert len(at.sender.sent) == len({each.id for each in at.sender.sent}) == 3 * PAGE
             assert await at.left() == {}
-            assert at.sender.most_at_once <= 2 * AT_ONCE_EACH
+            assert at.sender.most_at_once == 2 * AT_ONCE_EACH
 
     asyncio.run(scene())
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from heapq import merge
+from itertools import chain
 from math import isfinite
 from typing import Any, Final
 
@@ -273,10 +274,11 @@ def delivery_of(row: Sequence[Any]) -> port.StoredDelivery:
 
 def due_deliveries(connection: Database, query: port.DueDeliveriesQuery) -> port.DueDeliveries:
     """Return events to send, those that are due for longest first."""
-    without = f" AND host NOT IN ({', '.join('?' * len(query.without))})" if query.without else ""
+    pairs = ", ".join(["(?, ?)"] * len(query.without))
+    without = f" AND (principal, host) NOT IN (VALUES {pairs})" if pairs else ""
     rows = connection.execute(
         f"{_DELIVERIES} WHERE next_at <= ? AND (next_at, id) > (?, ?){without} ORDER BY next_at, id LIMIT ?",
-        (query.now, *query.after, *query.without, query.limit),
+        (query.now, *query.after, *chain.from_iterable(query.without), query.limit),
     ).fetchall()
     (next_at,) = connection.execute("SELECT min(next_at) FROM deliveries WHERE next_at > ?", (query.now,)).fetchone()
     return port.DueDeliveries([delivery_of(row) for row in rows], next_at)

@@ -1027,11 +1027,11 @@ class DueDeliveries(Struct, frozen=True):
 
 class DueDeliveriesQuery(Query[DueDeliveries], frozen=True):
     """Up to `limit` events of all principals that are due at `now`, those that are due for longest first, after one of
-    them (when it is due, and its id), and without those for some hosts."""
+    them (when it is due, and its id), and without those of some principals for some hosts."""
 
     now: float
     limit: int
-    without: tuple[str, ...] = ()
+    without: tuple[tuple[Principal, str], ...] = ()
     after: tuple[float, str] = (0.0, "")
 
 

@@ -3,13 +3,14 @@
 The journal has the truth: an event is stored with what it reports, and forgotten when it was received. So whatever this
 module knows too late, or forgets when the process ends, is sent by the next owner of its session, at worst twice.
 
-Events wait in storage. A few for each receiver are in memory, and more are read when these become fewer, without those
-of receivers that have enough: so one that hangs delays no other. Belongs to the serving loop.
+Events wait in storage. A few for each receiver are in memory, where `turns` says which is sent next, and more are read
+when these become fewer, without those of receivers that have enough: so one that hangs delays no other. Belongs to the
+serving loop.
 """
 
 import asyncio
 import logging
-from collections import Counter, deque
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -21,6 +22,7 @@ from strandline._encoding import decoder, encode
 from strandline._engine.maintenance import Readiness
 from strandline._engine.ownership import Ownership
 from strandline._engine.webhooks.port import Sender, SendResult, ToSend
+from strandline._engine.webhooks.turns import Receiver, Sending, Turns
 from strandline._journal.deliveries import host_of
 from strandline._journal.port import (
     Changed,
@@ -38,22 +40,15 @@ from strandline.errors import NotFound, StrandlineError
 
 _log = logging.getLogger("strandline.webhooks")
 
-AT_ONCE: Final = 256
-"""How many events are sent at once, to all receivers."""
-AT_ONCE_EACH: Final = 16
-"""How many to one receiver."""
-AT_ONCE_FOR_ONE: Final = AT_ONCE // 4
-"""How many of one caller, tests included: its receivers that hang leave most of them to others."""
-SLOW_S: Final = 60.0
-"""For how long a receiver that did not answer in time gets one event at a time."""
-FEW: Final = 64
-MOST: Final = 256
-"""Of each receiver so many events are in memory at most, and more are read when there are fewer."""
 PAGE: Final = 512
-MOST_EXCLUDED: Final = 64
+"""How many events are read at once."""
+MOST_EXCLUDED: Final = 256
 """How many receivers are left out of a read at most."""
 LOOK_S: Final = 5.0
-"""How often storage is looked at when nothing is known to be due: another server may have left something."""
+"""How often all that is due is looked at: another server may have left something."""
+OVERLAP_S: Final = 2.0
+"""In between only what has become due lately is; so much of what was looked at is looked at again, since clocks and
+commits of several servers differ."""
 RETRY_S: Final = 1.0
 BUSY: Final = "it was not sent, since as many events are being sent as may be at once; try again later"
 
@@ -140,26 +135,24 @@ class Outbox:
         """How many attempts were successful, and how many were not."""
         self._known: set[str] = set()
         """The events in memory: that wait, are being sent, or are to be noted."""
-        self._waiting: dict[str, deque[StoredDelivery]] = {}
-        """By receiver."""
-        self._more: set[str] = set()
-        """Receivers of which storage may have more that is due."""
-        self._sending: Counter[str] = Counter()
-        self._sending_for: Counter[Principal] = Counter()
-        self._full: set[Principal] = set()
-        """Callers of whom as many events are being sent as may be at once."""
-        self._waiting_for: Counter[Principal] = Counter()
-        self._more_for: set[Principal] = set()
-        """Callers of whom storage may have more that is due."""
-        self._slow: dict[str, float] = {}
-        """Receivers that did not answer in time, and until when they get one event at a time."""
+        self._turns = Turns()
+        self._more: set[Receiver] = set()
+        """Receivers of which storage has more that is due than is in memory, which is enough for now."""
+        self._wanted: set[Receiver] = set()
+        """Those of them that have few in memory by now."""
         self._results: list[tuple[StoredDelivery, SendResult]] = []
         self._is_noting = False
         self._is_reading = False
+        self._is_querying = False
         self._noted_meanwhile: set[str] = set()
-        """Events of which a read that began earlier may still return the old record; known until it has ended."""
+        """Events of which a query that began earlier may still return the old record; known until it has ended."""
+        self._scanned_to = 0.0
+        """What was due then was looked at."""
         self._look_at = 0.0
-        """When storage may have events that are due and not known."""
+        """When storage may have events that are due and were not looked at."""
+        self._look_at_all_at = 0.0
+        self._retry_at = 0.0
+        """Before then nothing is read, since storage does not work."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -182,6 +175,7 @@ class Outbox:
         """Send what is due; to be called every second."""
         if self._results and not self._is_noting:
             self._note_soon()
+        self._turns.tick(self._clock.now())
         self._pump()
 
     def _on_stored(self) -> None:
@@ -199,49 +193,14 @@ class Outbox:
         """Send what is in memory, as much as may be at once, and have more read."""
         if self._readiness.stopping or not self._readiness.started:
             return
-        for host in list(self._waiting):
-            queue, most = self._waiting[host], self._most(host)
-            while self._sending[host] < most and self._sending.total() < AT_ONCE:
-                if (stored := self._next(queue)) is None:
-                    break
-                self._enter(host, stored.key.principal)
-                self._spawn(self._send(stored))
-            if not queue:
-                del self._waiting[host]
         now = self._clock.now()
-        if self._look_at <= now and not self._is_reading and self._sending.total() < AT_ONCE:
+        while (turn := self._turns.next(now)) is not None:
+            self._spawn(self._send(*turn))
+        is_due = min(self._look_at, self._look_at_all_at) <= now
+        if not self._is_reading and (is_due or self._wanted) and self._retry_at <= now:
             self._is_reading = True
             self._spawn(self._read())
         self._arm(now)
-
-    def _next(self, queue: deque[StoredDelivery]) -> StoredDelivery | None:
-        """Take the first event of a queue whose caller may send more."""
-        for index, stored in enumerate(queue):
-            if stored.key.principal not in self._full:
-                del queue[index]
-                _less(self._waiting_for, stored.key.principal)
-                return stored
-        return None
-
-    def _enter(self, host: str, principal: Principal) -> None:
-        self._sending[host] += 1
-        self._sending_for[principal] += 1
-        if self._sending_for[principal] >= AT_ONCE_FOR_ONE:
-            self._full.add(principal)
-
-    def _leave(self, host: str, principal: Principal) -> None:
-        _less(self._sending, host)
-        _less(self._sending_for, principal)
-        self._full.discard(principal)
-
-    def _most(self, host: str) -> int:
-        until = self._slow.get(host)
-        if until is None:
-            return AT_ONCE_EACH
-        if until > self._clock.now():
-            return 1
-        del self._slow[host]
-        return AT_ONCE_EACH
 
     def _arm(self, now: float) -> None:
         """Set the timer to the next event, if that is due within the next second: a tick sees all others."""
@@ -253,93 +212,102 @@ class Outbox:
         self._timer = None
         self._pump()
 
-    def _in_memory(self, host: str) -> int:
-        """Return how many events of a receiver are in memory, without those that wait until their caller may send."""
-        queue = self._waiting.get(host, ())
-        if not self._full:
-            return len(queue) + self._sending[host]
-        return sum(each.key.principal not in self._full for each in queue) + self._sending[host]
+    # -- reading ---------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        """Read events that are due, of all receivers that have few in memory."""
-        now = self._clock.now()
-        enough = sorted(
-            (host for host in {*self._waiting, *self._sending} if self._in_memory(host) >= FEW),
-            key=self._in_memory,
-            reverse=True,
-        )[:MOST_EXCLUDED]
-        self._look_at = now + LOOK_S
-        self._more.update(enough)
-        after, fresh = (0.0, ""), 0
+        """Read what has become due, and more for receivers that have few in memory.
+
+        Afterwards each event that is due and of this server is in memory, or its receiver is in `_more`.
+        """
+        scan: tuple[float, str] | None = None
         try:
-            while True:
-                due = await self._journal.read(DueDeliveriesQuery(now, PAGE, tuple(enough), after))
-                fresh += sum(map(self._take, due.deliveries))
-                if len(due.deliveries) < PAGE:
-                    break
-                if fresh >= FEW:
-                    self._more.update(self._waiting)
-                    break
-                last = due.deliveries[-1]
-                after = (last.at or 0.0, last.id)
+            while not self._readiness.stopping:
+                now = self._clock.now()
+                if self._look_at_all_at <= now:
+                    scan, self._look_at_all_at, self._look_at = (0.0, ""), now + LOOK_S, math.inf
+                elif scan is None and self._look_at <= now:
+                    scan, self._look_at = (self._scanned_to - OVERLAP_S, ""), math.inf
+                if self._wanted:
+                    await self._fetch_wanted(now)
+                elif scan is None:
+                    return
+                if scan is not None and (scan := await self._page(now, scan, is_scan=True)) is None:
+                    self._scanned_to = now
+                self._pump()
         except StrandlineError as error:
             _log.warning("events for webhooks cannot be read yet: %s", error)
-            self._look_at = now + RETRY_S
-            return
+            self._look_at_all_at = self._retry_at = self._clock.now() + RETRY_S
         finally:
             self._is_reading = False
+            self._arm(self._clock.now())
+
+    async def _fetch_wanted(self, now: float) -> None:
+        """Read from what is due for longest on, until receivers that had few in memory have enough."""
+        wanted = set(self._wanted)
+        after: tuple[float, str] | None = (0.0, "")
+        while after is not None and any(map(self._turns.has_few, wanted)):
+            after = await self._page(now, after)
+        self._wanted -= wanted
+        if after is not None:
+            self._more |= wanted
+
+    async def _page(self, now: float, after: tuple[float, str], *, is_scan: bool = False) -> tuple[float, str] | None:
+        """Read a page of what is due, and keep what there is room for; return where it ends, None at the end."""
+        enough = self._turns.with_enough(MOST_EXCLUDED)
+        self._more.update(enough)
+        self._is_querying = True
+        try:
+            due = await self._journal.read(DueDeliveriesQuery(now, PAGE, tuple(enough), after))
+            for stored in due.deliveries:
+                self._keep(stored, is_scan=is_scan)
+        finally:
+            self._is_querying = False
             self._known -= self._noted_meanwhile
             self._noted_meanwhile.clear()
-        if due.next_at is not None:
-            self._look_at = min(self._look_at, due.next_at)
-        self._pump()
+        if len(due.deliveries) < PAGE:
+            if due.next_at is not None:
+                self._look_at = min(self._look_at, due.next_at)
+            return None
+        last = due.deliveries[-1]
+        return (last.at or 0.0, last.id)
 
-    def _take(self, stored: StoredDelivery) -> bool:
-        """Keep an event to send, if it is of this server, not known yet, and its receiver has not too many."""
+    def _keep(self, stored: StoredDelivery, *, is_scan: bool) -> None:
+        """Keep an event to send, if it is of this server, not known yet, and its receiver has not too many.
+
+        In a scan, which may begin anywhere, nothing is kept for receivers whose earlier events are not all in memory.
+        """
         if stored.id in self._known or not self._ownership.owns(stored.key):
-            return False
-        principal = stored.key.principal
-        if principal in self._full:
-            if self._waiting_for[principal] >= MOST:
-                self._more_for.add(principal)
-                return False
-        elif self._in_memory(stored.host) - self._sending[stored.host] >= MOST:
-            self._more.add(stored.host)
-            return False
-        self._waiting.setdefault(stored.host, deque()).append(stored)
-        self._waiting_for[principal] += 1
-        self._known.add(stored.id)
-        return True
+            return
+        receiver = (stored.key.principal, stored.host)
+        if is_scan and (receiver in self._more or receiver in self._wanted):
+            return
+        if self._turns.has_room(receiver):
+            self._turns.add(receiver, stored)
+            self._known.add(stored.id)
+        else:
+            self._more.add(receiver)
 
-    async def _send(self, stored: StoredDelivery) -> None:
+    async def _send(self, stored: StoredDelivery, sending: Sending) -> None:
         """Send an event, and note what became of it."""
+        result = SendResult(received=False, detail="")
         try:
             result = await self._sent(stored)
         except Exception as error:
             _log.exception("event %s cannot be sent", stored.id)
             result = SendResult(received=False, detail=type(error).__name__)
         finally:
-            was_full = stored.key.principal in self._full
-            self._leave(stored.host, stored.key.principal)
-        if result.is_slow:
-            self._slow[stored.host] = self._clock.now() + SLOW_S
-        else:
-            self._slow.pop(stored.host, None)
+            self._end(sending, result)
         self._results.append((stored, result))
         if not self._is_noting:
             self._note_soon()
-        self._look_for_more(stored.host, stored.key.principal, was_full=was_full)
         self._pump()
 
-    def _look_for_more(self, host: str, principal: Principal, *, was_full: bool) -> None:
-        """Have more read at once if few events of a receiver, or of a caller, are left in memory and others are not."""
-        is_few = self._waiting_for[principal] < FEW
-        if host in self._more and self._in_memory(host) < FEW and (is_few or not was_full):
-            self._more.discard(host)
-            self._look_at = 0.0
-        if is_few and principal in self._more_for:
-            self._more_for.discard(principal)
-            self._look_at = 0.0
+    def _end(self, sending: Sending, result: SendResult) -> None:
+        """Give a place back, and have more read if few events of its receiver are left in memory and others are not."""
+        self._turns.end(sending, self._clock.now(), received=result.received, is_silent=result.is_slow)
+        if sending.receiver in self._more and self._turns.has_few(sending.receiver):
+            self._more.discard(sending.receiver)
+            self._wanted.add(sending.receiver)
 
     async def _sent(self, stored: StoredDelivery) -> SendResult:
         if stored.body is None:
@@ -368,7 +336,7 @@ class Outbox:
                     self._results = results + self._results
                     return
                 noted = {stored.id for stored, _ in results}
-                if self._is_reading:
+                if self._is_querying:
                     self._noted_meanwhile |= noted
                 else:
                     self._known -= noted
@@ -417,17 +385,18 @@ class Outbox:
         """Send an event `webhook.test` once, and return whether it was received. It has no place of its own: it is not
         sent while as many events are as may be at once, to its receiver, of its caller or in all."""
         self._readiness.note_request()
-        host = host_of(url)
-        if principal in self._full or self._sending[host] >= AT_ONCE_EACH or self._sending.total() >= AT_ONCE:
+        sending = self._turns.begin((principal, host_of(url)), self._clock.now())
+        if sending is None:
             return SendResult(received=False, detail=BUSY)
         now = datetime.fromtimestamp(self._clock.now(), UTC).isoformat(timespec="milliseconds")
         payload = encode({"type": "webhook.test", "timestamp": now.replace("+00:00", "Z"), "data": {}})
-        self._enter(host, principal)
+        result = SendResult(received=False, detail="")
         try:
-            return await self._sender.send(ToSend(event_id, url, principal, by_server=False, payload=payload))
+            result = await self._sender.send(ToSend(event_id, url, principal, by_server=False, payload=payload))
         finally:
-            self._leave(host, principal)
+            self._end(sending, result)
             self._pump()
+        return result
 
     async def vitals(self) -> WebhookVitals | None:
         """Return what was sent and what is left; None if that cannot be read."""
@@ -437,12 +406,6 @@ class Outbox:
             return None
         oldest_s = 0.0 if left.oldest is None else max(0.0, self._clock.now() - left.oldest)
         return WebhookVitals(self.sent, self.failed, left.waiting, left.dead, oldest_s)
-
-
-def _less(counter: Counter[Any], key: Any) -> None:
-    counter[key] -= 1
-    if not counter[key]:
-        del counter[key]
 
 
 def _view(stored: StoredDelivery) -> DeliveryView:

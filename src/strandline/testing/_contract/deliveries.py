@@ -129,13 +129,18 @@ class DeliveriesContract(Contract):
 
     @scenario
     async def test_events_are_read_in_the_order_in_which_they_are_due(self, desk: Desk) -> None:
-        """Some at a time, after one of them, and without those for some hosts."""
+        """Some at a time, after one of them, and without those of some principals for some hosts."""
         for number, host in enumerate(("a", "b", "a", "b")):
             desk.clock.at += 1
             await desk.start(f"r{number}", key(f"s{number}"), webhook=RunWebhook(f"https://{host}/", ("run.queued",)))
         assert await ids(desk) == [f"r{number}_queued" for number in range(4)]
         assert await ids(desk, limit=2) == ["r0_queued", "r1_queued"]
-        assert await ids(desk, without=("https://a", "https://c")) == ["r1_queued", "r3_queued"]
+        bob = Principal("bob")
+        desk.clock.at += 1
+        await desk.start("bobs", SessionKey(bob, key().session_id), webhook=RunWebhook("https://a/", ("run.queued",)))
+        without = ((ANONYMOUS, "https://a"), (ANONYMOUS, "https://c"), (bob, "https://b"))
+        assert await ids(desk, without=without) == ["r1_queued", "r3_queued", "bobs_queued"]
+        await note(desk, "bobs_queued")
         assert await ids(desk, after=(1002.0, "r1_queued")) == ["r2_queued", "r3_queued"]
         for orphan in await desk.restart():
             await desk.finish(orphan)
