@@ -1,6 +1,7 @@
 """A receiver of webhooks: an HTTP server in this process that remembers what came, and answers what a test says."""
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -42,9 +43,12 @@ class Received(NamedTuple):
 
 
 class Receiver:
-    """`answers` decides the status of each request; a number below 0 hangs until `release` is set."""
+    """`answers` decides the status of each request; a number below 0 hangs until `release` is set.
 
-    def __init__(self) -> None:
+    With `tls` it is at an `https` URL, of the name `localhost`.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.received: list[Received] = []
         self.answers: Callable[[Received], int] = lambda _: 204
         self.release = threading.Event()
@@ -76,6 +80,9 @@ class Receiver:
 
         self._server = Listening(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+            self.url = f"https://localhost:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="receiver")
         self._thread.start()
 
@@ -109,9 +116,9 @@ class Receiver:
 
 
 @contextmanager
-def receiving() -> Iterator[Receiver]:
+def receiving(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
     """Have a receiver for the time of a `with`."""
-    receiver = Receiver()
+    receiver = Receiver(tls)
     try:
         yield receiver
     finally:

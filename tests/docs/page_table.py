@@ -291,7 +291,10 @@ PAGES: Final[dict[str, Page]] = {
         },
         says=[f"{traces.LONGEST:,} characters", f"for {export.FLUSH_S:g} seconds at most"],
     ),
-    "webhooks.md": Page(drawn=["const webhook = new Webhook"]),
+    "webhooks.md": Page(
+        drawn=["const webhook = new Webhook"],
+        by={"test_an_event_is_sent_to_a_receiver_whose_authority_is_trusted": ["SSL_CERT_FILE="]},
+    ),
     "workers.md": Page(
         by={
             "test_two_sessions_are_in_two_workers_and_one_continues_after_its_worker_died": [

@@ -18,7 +18,7 @@ import h11
 from strandline._engine.webhooks import SendResult, ToSend
 from strandline._model import Principal
 from strandline._webhooks.addresses import is_public
-from strandline._webhooks.failures import NotSent
+from strandline._webhooks.failures import NotSent, reason
 from strandline._webhooks.resolver import LookUp, Resolver, look_up
 from strandline._webhooks.secrets import Secrets
 from strandline._webhooks.signing import headers
@@ -116,12 +116,8 @@ class HttpSender:
             return SendResult(received=False, detail=f"{progress.missing} within {TOTAL_S:g} s", is_slow=True)
         except NotSent as error:
             return SendResult(received=False, detail=str(error))
-        except ssl.SSLError as error:
-            return SendResult(received=False, detail=f"TLS failed: {error.reason or 'the certificate is not valid'}")
-        except h11.RemoteProtocolError:
-            return SendResult(received=False, detail="the answer was no HTTP/1.1")
-        except OSError as error:
-            return SendResult(received=False, detail=f"the connection failed: {error.strerror or type(error).__name__}")
+        except (OSError, h11.RemoteProtocolError) as error:
+            return SendResult(received=False, detail=reason(error))
         except Exception as error:
             _log.exception("event %s cannot be sent", event.id)
             return SendResult(received=False, detail=type(error).__name__)
