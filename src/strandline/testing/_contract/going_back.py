@@ -632,7 +632,7 @@ class GoingBackContract(Contract):
         assert await desk.history() == [*closed, *turns("f")]
 
     @scenario
-    async def test_what_an_answer_that_asked_again_has_changed_is_undone_at_the_end_of_history(
+    async def test_what_an_answer_that_needs_input_again_has_changed_is_undone_at_the_end_of_history(
         self, desk: Desk
     ) -> None:
         await desk.finish(await desk.start("a"), replace(asking("q"), state={"n": 1}))
