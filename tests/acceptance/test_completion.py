@@ -27,9 +27,11 @@ def completed(folder: Path, shell: str, line: str) -> str:
 
 
 OFFERED = {
-    "strandline se": ["serve", "sessions", "settings"],
+    "strandline se": ["serve", "settings", "sessions"],
     "strandline ca": ["cancel"],
     "strandline pa": ["pause"],
+    "strandline sessions change --on-d": ["--on-disconnect"],
+    "strandline sessions change --if-busy r": ["reject", "rollback"],
     "strandline runs --wa": ["--watch"],
     "strandline re": ["resume", "restore", "resolve"],
     "strandline check http://x --adapter a": ["agentcore", "a2a", "ag-ui"],

@@ -16,6 +16,8 @@ from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import TARGETS, Server, ran, serving
 from acceptance.terminal import CTRL_C, terminal
 from ports import reserved_port
+from strandline._cli.session import IF_BUSY, NAMES, ON_DISCONNECT, ON_QUESTION
+from strandline._model import IfBusy, OnDisconnect, OnQuestion, RunDefaults
 
 
 @pytest.fixture(scope="module")
@@ -367,3 +369,65 @@ def test_a_damaged_run_is_named_and_all_others_are_listed(server: Server) -> Non
     assert first in done.stdout
     assert second not in done.stdout
     assert f"Not shown, because damaged in the journal: {second}." in done.stderr
+
+
+def test_a_session_is_shown_changed_and_deleted(server: Server, at: Checkpoints) -> None:
+    sent(server, "mine", "hello")
+    server.quiet()
+    assert {"session   mine", "messages  2"} <= set(said(server, "sessions", "show", "mine").splitlines())
+    changes = ("--if-busy", "interrupt", "--priority", "2", "--timeout", "9.5", "--option", 'metadata={"team": "blue"}')
+    changed = said(server, "sessions", "change", "mine", *changes)
+    options = {"if_busy": "interrupt", "priority": 2, "timeout": 9.5, "metadata": {"team": "blue"}}
+    assert [line.split(maxsplit=2)[1:] for line in changed.splitlines() if line.startswith("option")] == [
+        ["if_busy", '"interrupt"'],
+        ["priority", "2"],
+        ["timeout", "9.5"],
+        ["metadata", '{"team":"blue"}'],
+    ]
+    as_json = json.loads(said(server, "sessions", "show", "mine", "--json"))
+    assert as_json["options"] == options
+    assert as_json == server.client.get("/v1/sessions/mine").json()
+    more = ("--unset", "if-busy", "--unset", "metadata", "--option", 'collect={"quiet": 1}', "--json")
+    assert json.loads(said(server, "sessions", "change", "mine", *more))["options"] == {
+        "priority": 2,
+        "timeout": 9.5,
+        "collect": {"quiet": 1.0},
+    }
+    assert "option" not in said(server, "sessions", "change", "mine", "--clear")
+
+    sent(server, "mine", "hello again")
+    held(server, at, "mine", "held")
+    busy = typed(server, "sessions", "delete", "mine")
+    assert (busy.returncode, "`strandline runs mine` shows its runs" in busy.stderr) == (2, True), busy.stderr
+    at.release()
+    server.quiet()
+    assert said(server, "sessions", "delete", "mine") == "Session mine is deleted.\n"
+    for verb in ("show", "delete"):
+        gone = typed(server, "sessions", verb, "mine")
+        assert (gone.returncode, "`strandline sessions` lists the sessions" in gone.stderr) == (2, True), gone.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((), "say what to change"),
+        (("--clear", "--priority", "1"), "say it alone"),
+        (("--priority", "1", "--unset", "priority"), "say once what becomes of priority"),
+        (("--option", "metadata"), "needs a value as JSON"),
+        (("--option", "metadata={"), "needs a value as JSON"),
+        (("--option", "unknown=1"), "unknown"),
+        (("--if-busy", "sometimes"), "if_busy"),
+    ],
+)
+def test_a_wrong_change_of_a_session_changes_nothing(server: Server, arguments: tuple[str, ...], error: str) -> None:
+    sent(server, "wrong", "hello")
+    server.quiet()
+    done = typed(server, "sessions", "change", "wrong", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert error in done.stderr
+    assert server.client.get("/v1/sessions/wrong").json()["options"] == {}
+
+
+def test_the_options_of_a_session_are_offered_by_the_shell() -> None:
+    assert (set(IF_BUSY), set(ON_QUESTION), set(ON_DISCONNECT)) == (set(IfBusy), set(OnQuestion), set(OnDisconnect))
+    assert set(NAMES) == set(RunDefaults.__struct_fields__)

@@ -31,7 +31,7 @@ from strandline._cli.resolve import resolve
 from strandline._cli.runs import runs
 from strandline._cli.schedules import schedules_app
 from strandline._cli.serve import serve
-from strandline._cli.sessions import history, pause, resume, sessions
+from strandline._cli.sessions import history, pause, resume, sessions_app
 from strandline._cli.settings import settings
 from strandline._cli.stacks import stacks
 from strandline._cli.tree import tree
@@ -56,7 +56,7 @@ def _strandline(version: Annotated[bool, typer.Option("--version", help="Print t
 app.command()(init)
 app.command("serve")(serve)
 app.command()(chat)
-app.command(short_help="Show the sessions of a server.")(sessions)
+app.add_typer(sessions_app, name="sessions", short_help="Show the sessions of a server; change or delete one.")
 app.command(short_help="Show the runs of a session.")(runs)
 app.command()(history)
 app.command(short_help="Show, upload and download the files of a session.")(files)

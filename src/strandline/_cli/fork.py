@@ -7,7 +7,7 @@ import typer
 from strandline._cli import run_ids, say
 from strandline._cli.address import KeyFile, Url
 from strandline._cli.runs import Json, print_json, server_of
-from strandline._cli.sessions import Session
+from strandline._cli.session import Session
 from strandline._exits import REFUSED
 from strandline._printable import clean
 

@@ -6,8 +6,8 @@ import typer
 
 from strandline._cli import rows, say
 from strandline._cli.address import KeyFile, Url, address, api_key
-from strandline._cli.complete import SESSIONS
 from strandline._cli.runs import All, Json, more, most, print_json
+from strandline._cli.session import Session, change, delete, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from strandline._chat.turns import Turn
     from strandline._remote.server import RemoteServer
 
-Session = Annotated[
-    str, typer.Argument(help="The session.", metavar="SESSION", show_default=False, autocompletion=SESSIONS)
-]
+
+sessions_app = typer.Typer(rich_markup_mode=None)
+sessions_app.command(short_help="Show all about a session.")(show)
+sessions_app.command(short_help="Change the default options of a session's runs.")(change)
+sessions_app.command(short_help="Delete a session.")(delete)
 
 
+@sessions_app.callback(invoke_without_command=True)
 def sessions(
+    context: typer.Context,
     limit: Annotated[int, typer.Option(help="Sessions to show at most.", metavar="N", min=1)] = 100,
     everything: All = False,
     url: Url = None,
@@ -34,6 +38,8 @@ def sessions(
 
     Example: strandline sessions
     """
+    if context.invoked_subcommand is not None:
+        return
     with say.errors_reported():
         from strandline._remote.server import RemoteServer
 
@@ -51,7 +57,7 @@ def sessions(
             [
                 [
                     *([each["principal"]] if of_all else []),
-                    *(each["session_id"], str(each["messages"]), str(each["queue_depth"]), _now(each)),
+                    *(each["session_id"], str(each["messages"]), str(each["queue_depth"]), now(each)),
                 ]
                 for each in found["sessions"]
             ],
@@ -168,7 +174,8 @@ def _print_turn(turn: "Turn") -> None:
     console.print()
 
 
-def _now(session: dict[str, Any]) -> str:
+def now(session: dict[str, Any]) -> str:
+    """Return what a session does."""
     if session.get("input_until"):
         names = ", ".join(
             str(each["name"]) for each in session["input_requests"]

@@ -6,7 +6,7 @@ from typing import Any, Final
 from strandline._cli import run_ids, say
 from strandline._cli.address import KeyFile, Url
 from strandline._cli.runs import Json, print_json, server_of
-from strandline._cli.sessions import Session
+from strandline._cli.session import Session
 
 _NEXT: Final = ("|- ", "|  ")
 _LAST: Final = ("`- ", "   ")

@@ -143,6 +143,14 @@ class RemoteServer:
         """Resume a paused session, and return it. Raises `UnknownId`."""
         return self._ask("POST", f"{_path(session)}/resume")
 
+    def set_options(self, session: str, options: Body | None) -> Body:
+        """Change the default options of a session, with None remove all; return it. Raises `UnknownId`."""
+        return self._ask("PATCH", _path(session), {"options": options})
+
+    def delete_session(self, session: str) -> Body:
+        """Delete a session. Raises `UnknownId`, and `TooLate` while something of it executes, waits or is locked."""
+        return self._ask("DELETE", _path(session))
+
     def add_schedule(self, body: Body) -> Body:
         """Make a schedule, and return it."""
         return self._ask("POST", "/v1/schedules", body)
@@ -246,6 +254,8 @@ class RemoteServer:
                 return self._not_a_server(f"it has no {path}")
             case Conflict(detail=detail) if path.endswith("/fork") and error.code:
                 return TooLate(f"{detail}; `strandline sessions` lists the sessions")
+            case Conflict(detail=detail) if error.code and path.startswith("/v1/sessions/"):
+                return TooLate(f"{detail}; `strandline runs {path.split('/')[3]}` shows its runs")
             case Conflict(detail=detail) if error.code:
                 return TooLate(f"{detail}; `strandline runs {path.split('/')[3]}` shows its outcome")
             case NotNow() if error.code:
