@@ -1,6 +1,7 @@
-"""Clients with sessions of their own that go back, are restored and forked, and have files.
+"""Clients with sessions of their own that go back, are restored and forked, and have files and default options.
 
-Each knows what its conversation must be, and looks whether it is: after what it did, and in the end.
+A run of theirs that crashed in a tool is taken up by what the ledger says that the tool has done. Each knows what its
+conversation must be, and looks whether it is: after what it did, and in the end.
 """
 
 import asyncio
@@ -16,8 +17,8 @@ from msgspec import Struct, field
 
 from soak import plan
 from soak.desk import POLL_S, Desk
-from soak.kept import KEPT, Content, Conversation, conversation_of
-from soak.records import Answered, SentRequest
+from soak.kept import KEPT, Content, Conversation, Marked, Resolution, conversation_of
+from soak.records import Answered, SentRequest, ended_of_run
 from soak.wire import Broken, Reply, Silent, transfer
 
 CLIENTS: Final = 2
@@ -32,7 +33,10 @@ DOES: Final = {
     "fork": 2,
     "download": 2,
     "collect": 3,
+    "options": 3,
 }
+RESOLVES: Final = 0.7
+"""How often a crashed run is taken up that can be."""
 LONG: Final = 12
 """So many runs a session has at most, until its client takes a new one."""
 BUSY_S: Final = 60.0
@@ -55,6 +59,19 @@ class Branch(Struct, kw_only=True):
     texts: dict[str, str] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     """The digests of its files, by id."""
+    mark: str = ""
+    """What its options add to the metadata of its runs; "": nothing."""
+    late: set[str] = field(default_factory=set)
+    """The marks that it may get again, by requests that had no answer."""
+    marks: dict[str, str] = field(default_factory=dict)
+    """By run: its own mark, as it was shown."""
+    crashed: set[str] = field(default_factory=set)
+    """Its runs that crashed."""
+
+    @property
+    def allowed(self) -> frozenset[str]:
+        """The marks that its options may have now."""
+        return frozenset({self.mark, *self.late})
 
 
 class Branches:
@@ -62,7 +79,7 @@ class Branches:
 
     def __init__(self, desk: Desk, *, seed: int) -> None:
         self.sessions: list[Branch] = []
-        self.done: dict[str, int] = dict.fromkeys(DOES, 0)
+        self.done: dict[str, int] = dict.fromkeys((*DOES, "resolve"), 0)
         self._desk = desk
         self._records = desk.records
         self._seed = seed
@@ -103,12 +120,20 @@ class Branches:
                     together = [label, *(f"k{number}-{labels + n}" for n in range(chance.randint(1, 3)))]
                     labels += len(together) - 1
                     await self._collect(branch, together, chance)
+                case "options" if branch.at:
+                    await self._change_options(branch, label if chance.random() < 0.7 else "")
                 case "download" if branch.files:
                     await self._download(branch, chance.choice(list(branch.files)))
                 case _:
                     await self._say(branch, label, chance)
             self.done[what] += 1
             await self.look(branch)
+            while branch.now and branch.now[-1] in branch.crashed and chance.random() < RESOLVES:
+                label = f"k{number}-{labels}"
+                labels += 1
+                if not await self._resolve(branch, label, branch.now[-1]):
+                    break
+                await self.look(branch)
 
     def _new(self, session: str) -> Branch:
         self.sessions.append(branch := Branch(session=session))
@@ -139,7 +164,7 @@ class Branches:
             said[reply.body["run_id"]] = text
         turns: dict[str, str] = {}
         for run_id, text in said.items():
-            run = await self._end(run_id)
+            run = await self._end(branch, run_id)
             host = run["joined"] or run_id
             turns[host] = turns.get(host, "") + text
         branch.texts |= turns
@@ -161,7 +186,7 @@ class Branches:
     async def _run(self, branch: Branch, label: str, path: str, body: dict[str, Any], **known: Any) -> str:
         """Have a run accepted, wait for its end, and return its id."""
         run_id: str = (await self._accept(branch, label, path, body, **known)).body["run_id"]
-        await self._end(run_id)
+        await self._end(branch, run_id)
         return run_id
 
     async def _accept(self, branch: Branch, label: str, path: str, body: dict[str, Any], **known: Any) -> Reply:
@@ -175,14 +200,64 @@ class Branches:
         self._records.answered.append(Answered(label=label, status_code=202, at_ns=at_ns, run_id=run_id))
         return reply
 
-    async def _end(self, run_id: str) -> dict[str, Any]:
-        """Return a run once it has ended."""
+    async def _end(self, branch: Branch, run_id: str, *, continues: str = "") -> dict[str, Any]:
+        """Return a run once it has ended; one that continues another one has the mark of that, if it has one."""
         while True:
             run: dict[str, Any] = (
                 await self._requested("GET", f"/v1/runs/{run_id}", headers="Prefer: wait=5\r\n")
             ).body
             if run["ended_at"] is not None:
-                return run
+                break
+        mark = branch.marks[run_id] = run["metadata"].get("mark", "")
+        kept = branch.marks.get(continues, "")
+        allowed = frozenset({kept}) if kept else branch.allowed
+        self._mark(branch, f"run {run_id}", mark, allowed)
+        if (ended := ended_of_run(run)) is not None and ended.kind == "crashed":
+            branch.crashed.add(run_id)
+        return run
+
+    async def _resolve(self, branch: Branch, label: str, run_id: str) -> bool:
+        """Take a crashed run up, if a tool of it can have done anything; return whether one continues it."""
+        reply, _ = await self._desk.until_answered("GET", f"/v1/runs/{run_id}/resolve")
+        if reply.status_code == 409:
+            return False
+        self._desk.read_ledger()
+        begun = {line.tool_use_id for line in self._desk.lines if line.kind == "begin"}
+        tools = [each["tool_use_id"] for each in reply.body["tools"]]
+        done = {each: f"checked {label} {number}" for number, each in enumerate(tools) if each in begun}
+        found = [
+            {"tool_use_id": each, "outcome": "done", "result": done[each]}
+            if each in done
+            else {"tool_use_id": each, "outcome": "not_done"}
+            for each in tools
+        ]
+        text = branch.texts[run_id]
+        self._records.requests[label] = SentRequest(
+            name=label, session=branch.session, sent=time.monotonic_ns(), key=label, text=text
+        )
+        path = f"/v1/runs/{run_id}/resolve"
+        reply = await self._requested("POST", path, {"tools": found}, key=label, label=label)
+        made: str = reply.body["run_id"]
+        at_ns = time.monotonic_ns()
+        self._records.answered.append(Answered(label=label, status_code=202, at_ns=at_ns, run_id=made))
+        ended = ended_of_run(await self._end(branch, made, continues=run_id))
+        assert ended is not None
+        self._records.kept.resolutions.append(
+            Resolution(
+                session=branch.session,
+                label=label,
+                crashed=run_id,
+                run_id=made,
+                done=done,
+                not_done=frozenset(tools) - done.keys(),
+                kind=ended.kind,
+                text=ended.text,
+            )
+        )
+        branch.texts[made] = text
+        self._continue(branch, made, branch.at[run_id][:-1])
+        self.done["resolve"] += 1
+        return True
 
     async def _restore(self, branch: Branch, run_id: str) -> None:
         await self._requested("POST", f"/v1/runs/{run_id}/restore")
@@ -198,7 +273,31 @@ class Branches:
         fork.now = branch.now if after is None else branch.at[after]
         fork.at = {run_id: branch.at[run_id] for run_id in fork.now}
         fork.texts, fork.files = dict(branch.texts), dict(branch.files)
+        fork.mark, fork.late = branch.mark, set(branch.late)
         return fork
+
+    async def _change_options(self, branch: Branch, mark: str) -> None:
+        """Have the session's options add a mark to the metadata of its runs, or ("") nothing."""
+        options = {"metadata": {"mark": mark}} if mark else None
+        while True:
+            reply, others = await self._desk.until_answered(
+                "PATCH", f"/v1/sessions/{branch.session}", {"options": options}
+            )
+            if others or reply.status_code == 502:
+                branch.late.add(mark)
+            if reply.status_code == 200:
+                break
+            if reply.status_code != 502:
+                raise Refused(f"PATCH of {branch.session} gives {reply.status_code}: {reply.body}")
+        branch.mark = mark
+        self._look_at_options(branch, reply.body, "the answer to a change")
+
+    def _look_at_options(self, branch: Branch, session: dict[str, Any], what: str) -> None:
+        mark = session["options"].get("metadata", {}).get("mark", "")
+        self._mark(branch, what, mark, branch.allowed)
+
+    def _mark(self, branch: Branch, what: str, shown: str, allowed: frozenset[str]) -> None:
+        self._records.kept.marks.append(Marked(session=branch.session, what=what, shown=shown, allowed=allowed))
 
     async def _requested(
         self, method: str, path: str, body: object = None, *, headers: str = "", key: str = "", label: str = ""
@@ -275,6 +374,8 @@ class Branches:
             await self.look(branch)
             if not branch.at:
                 continue
+            shown = await self._requested("GET", f"/v1/sessions/{branch.session}")
+            self._look_at_options(branch, shown.body, "the session")
             exported = await self._transferred("GET", f"/v1/sessions/{branch.session}/export", None, 200)
             try:
                 with ZipFile(io.BytesIO(exported)) as whole:
@@ -283,8 +384,8 @@ class Branches:
             except (BadZipFile, KeyError) as error:
                 self._records.faults.append(f"the export of {branch.session} cannot be read: {error}")
                 continue
-            shown = {json.loads(line)["run_id"] for line in lines}
-            if missing := set(branch.at) - shown:
+            exported_runs = {json.loads(line)["run_id"] for line in lines}
+            if missing := set(branch.at) - exported_runs:
                 self._records.faults.append(f"the export of {branch.session} has no messages of {sorted(missing)}")
             for file_id in branch.files:
                 self._got(branch, file_id, found.get(file_id), "an export")

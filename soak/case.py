@@ -113,6 +113,9 @@ class Case:
         self.label_of |= {answer.run_id: answer.label for answer in records.answered if answer.run_id}
         self.label_of |= {run_id: label for label, (run_id, _) in records.seen_waiting.items()}
         self.label_of |= {run_id: view.label for run_id, view in records.views.items() if view.label}
+        self.label_of |= {
+            each.run_id: each.label for each in records.kept.resolutions
+        }  # (metadata has the first one's)
         self.known_ns = self._known_accepted()
         self.thread_of = {label: request.thread or label for label, request in records.requests.items()}
         self.thread: dict[str, list[str]] = defaultdict(list)

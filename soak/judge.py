@@ -48,7 +48,7 @@ def judge(records: Records, lines: Sequence[Line], rules: Rules) -> list[str]:
 
 def _seen_at_once(case: Case) -> Iterator[str]:
     yield from case.records.faults
-    yield from judge_kept(case.records.kept)
+    yield from judge_kept(case.records.kept, case.lines)
     if case.records.left:
         yield f"at the end {case.records.left} runs still executed, waited or were held"
 

@@ -6,9 +6,11 @@ import pytest
 from msgspec.structs import replace
 
 from soak.branches import Branch, Branches
-from soak.kept import KEPT, Content, Conversation, conversation_of
+from soak.case import Case, Rules
+from soak.kept import KEPT, Content, Conversation, Kept, Marked, Resolution, conversation_of, judge_kept
+from soak.ledger import Line
 from soak.message import read, texts_of
-from soak_support import World, assistant, result, use, user
+from soak_support import CRASHED, World, assistant, result, use, user
 
 SESSION = f"{KEPT}0.0"
 TRUE = Conversation(
@@ -46,6 +48,73 @@ def test_a_wrong_conversation_is_found(changes: dict[str, Any], said: str) -> No
 def test_a_wrong_file_is_found(digest: bytes | None, said: str) -> None:
     (fault,) = judged(content=replace(FILE, digest=digest))
     assert fault == f"file file_1 of {SESSION} {said} (a download)"
+
+
+MARK = Marked(session=SESSION, what="run r1", shown="k0-1", allowed=frozenset({"k0-1", "k0-2"}))
+
+
+@pytest.mark.parametrize(("shown", "is_right"), [("k0-1", True), ("k0-2", True), ("k0-0", False), ("", False)])
+def test_a_mark_that_no_options_gave_is_found(shown: str, is_right: bool) -> None:
+    world = World()
+    world.records.kept.marks.append(replace(MARK, shown=shown))
+    fault = f"run r1 of {SESSION} has mark {shown!r}, and should have ['k0-1', 'k0-2']"
+    assert world.judged() == ([] if is_right else [fault])
+
+
+RESOLUTION = Resolution(
+    session=SESSION,
+    label="k0-4",
+    crashed="run-k0-3",
+    run_id="run-k0-4",
+    done={"t1": "checked k0-4 0"},
+    not_done=frozenset({"t2"}),
+    kind="succeeded",
+    text="k0-3: checked k0-4 0 (After a crash ...), did token",
+)
+
+
+def resolved(*begun: str, **changes: Any) -> list[str]:
+    lines = [
+        Line(
+            kind="begin",
+            session=SESSION,
+            label="k0-3",
+            run_id="run-k0-4",
+            tool_use_id=each,
+            tool="work",
+            pid=2,
+            at_ns=9,
+        )
+        for each in begun
+    ]
+    kept = Kept(resolutions=[replace(RESOLUTION, **changes)])
+    return list(judge_kept(kept, lines))
+
+
+def test_a_run_that_continues_a_crashed_one_starts_what_had_done_nothing_alone() -> None:
+    assert resolved("t2") == resolved("t2", "t3") == []
+    (fault,) = resolved("t1", "t2")
+    assert fault == "run run-k0-4, which continues run-k0-3, has started ['t1'], which were done"
+    (fault,) = resolved()
+    assert fault.endswith("has not started ['t2'], which had done nothing")
+    assert resolved(kind="timeout") == []
+    assert len(resolved("t1", kind="crashed")) == 1
+
+
+def test_a_run_that_continues_a_crashed_one_has_the_results_that_were_found() -> None:
+    (fault,) = resolved("t2", text="k0-3: did it, did token")
+    assert fault.endswith("without the result 'checked k0-4 0'")
+    assert resolved("t2", kind="agent_error", text="out of order") == []
+
+
+def test_a_resolved_run_has_the_label_of_the_request_that_took_it_up() -> None:
+    """Its metadata has that of the run that crashed: neither was accepted twice."""
+    world = World()
+    crashed = f"run-{CRASHED}"
+    world.records.kept.resolutions.append(replace(RESOLUTION, crashed=crashed, run_id="run-resolved", label="k0-4"))
+    world.records.views["run-resolved"] = replace(world.records.views[crashed], label=CRASHED)
+    case = Case(world.records, world.lines, Rules())
+    assert (case.label_of["run-resolved"], case.label_of[crashed]) == ("k0-4", CRASHED)
 
 
 def test_a_history_is_read_by_its_runs() -> None:
