@@ -76,7 +76,9 @@ def _resumed(life: Life, timeline: Timeline, run: ObservedRun) -> Iterator[str]:
     for before, attempt in pairwise(each for each in run.attempts if each.ended_nth > each.began_nth):
         if not before.crashed or before.drained:
             continue
-        if attempt.number <= before.number:
+        if attempt.number <= before.number and not (life.faulty and before.how == "cut"):
+            # (It may have been requeued before its process died: as long as a server is not certain to have a session,
+            # it starts nothing there.)
             yield f"attempt {before.number} of run {run.id} was cut off and not counted"
         if tools := _in_the_middle(life, run, before):
             yield f"run {run.id} continued, and nobody knows what became of {tools}"

@@ -246,10 +246,16 @@ class SeveralWorld(World):
         await server.request_exit()
 
     async def _drain(self) -> None:
-        """Stop all servers, one after another."""
+        """Stop all servers, one after another, and those that are started in place of one that is lost meanwhile."""
         self.disk.stalls = 0.0
-        for server in list(self.servers.values()):
-            await self._drained(server)
+        while self._deeds or (left := self._not_stopped()):
+            if self._deeds:
+                await asyncio.wait(self._deeds)
+            else:
+                await self._drained(left[0])
+
+    def _not_stopped(self) -> list[Server]:
+        return [each for each in self.servers.values() if each.alive and each.number not in self._stopping]
 
     # -- calm ------------------------------------------------------------------------------------------
 
