@@ -44,7 +44,10 @@ class Places:
         self._before: dict[str, Known] = {}
         self._after: dict[str, Known] = {}
         self._left: list[Known] = []
-        """What was superseded, each time when it was."""
+        """What was superseded, each time when it was: of conversations without a message of their own that superseded
+        each other only the last."""
+        self._is_new = self._left_new = False
+        """Whether no message has come since the present conversation was continued, and the last that was left."""
         self._last: str | None = None
         self._to_restore = sorted(
             (each for each in timeline.restorations.values() if each.session == key), key=lambda each: each.sent
@@ -90,14 +93,13 @@ class Places:
         elif run.request.again is not None:
             found = self._before.get(self._host(run.request.again))
         if found is not None:
-            self._left.append(self.now)
-            self.now = found
+            self._continue(found)
         self._before[run.id] = self.now
         return self.now
 
     def add(self, part: Part) -> None:
         """Add a part to the conversation."""
-        now = self.now
+        now, self._is_new = self.now, False
         if part.run is not None:
             now = replace(now, runs=now.runs | {part.run.id})
         self.now = now if part.hidden else replace(now, messages=(*now.messages, *part.messages))
@@ -131,8 +133,16 @@ class Places:
                 self.fault = f"restoring run {named} was answered as if it {wrongly}"
             found = next((each for each in reversed(self._left) if named in each.runs), None)
             if restored.changed and found is not None:
-                self._left.append(self.now)
-                self.now = found
+                self._continue(found)
+
+    def _continue(self, found: Known) -> None:
+        """Have the conversation be another one."""
+        if found == self.now:
+            return
+        if self._is_new and self._left_new:
+            self._left.pop()
+        self._left.append(self.now)
+        self.now, self._left_new, self._is_new = found, self._is_new, True
 
     def _host(self, run_id: str) -> str:
         """Return the run in whose part of history a run stands."""

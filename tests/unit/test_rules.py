@@ -332,8 +332,11 @@ def test_what_a_branch_supersedes_is_what_was_on_the_course_before_it() -> None:
 def test_each_message_is_of_one_branch_and_was_on_a_course_last_at_some_time() -> None:
     branches = [Branch(6, 0, 2), Branch(8, 0, 4), Branch(10, 6, 7)]
     assert [branch_of(branches, index) for index in (0, 5, 6, 7, 8, 9, 10, 99)] == [0, 0, 6, 6, 8, 8, 10, 10]
-    assert [last_with(branches, index) for index in (0, 1, 2, 4, 6, 7, 8, 10)] == [3, 3, 2, 0, 3, 1, 2, 3]
-    assert last_with([], 0) == 0
+    ends = [last_with(branches, {}, index) for index in (0, 1, 2, 4, 6, 7, 8, 10)]
+    assert ends == [None, None, (8, 10), (0, 6), None, (6, 8), (8, 10), None]
+    assert last_with([], {}, 0) is None
+    replaced = {8: Branch(8, 6, 8), 10: Branch(10, 0, 6)}
+    assert [last_with(branches, replaced, index) for index in (2, 5, 7)] == [(0, 6), (0, 6), (6, 8)]
 
 
 def test_a_window_has_what_is_on_its_course() -> None:

@@ -129,11 +129,13 @@ class GoingBack(Transitions):
         if turn.first == turn.end:
             return Unreachable("left_nothing")
         branches = self._branches(session)
-        number = last_with(branches, turn.first)
-        if number == len(branches):
+        ref = session.ref
+        replaced = self._fetched(("replaced", ref.no), lambda records: records.replaced(ref)) if branches else {}
+        ended = last_with(branches, replaced, turn.first)
+        if ended is None:
             return Restored(session.key)
-        parent, end = branches[number - 1].start if number else 0, branches[number].start
-        ref, last = session.ref, session.end.row
+        parent, end = ended
+        last = session.end.row
         assert last is not None
         agent = self._fetched(("agent at", end), lambda records: records.agent_at(ref, last, end - 1))
         kept = self._kept(session, agent)

@@ -240,6 +240,10 @@ class Records(Protocol):
         """Return the branches of a session's history after the first one, in order."""
         ...
 
+    def replaced(self, session: SessionRef) -> dict[int, Branch]:
+        """Return the branches without a message that another one replaced, by their start: of each start the last."""
+        ...
+
     def stored_bytes(self, principal: Principal) -> int:
         """Return how many bytes are stored for a principal."""
         ...

@@ -1,6 +1,6 @@
 """The rules that every journal shares: order, last attempts, legal ends, cancels, holds, windows. Pure."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Final, Literal, NamedTuple, Protocol, TypeVar
 
@@ -337,12 +337,20 @@ def _around(each: Range, gone: Range) -> Iterator[Range]:
         yield Range(start, each.end)
 
 
-def last_with(branches: Sequence[Branch], index: int) -> int:
-    """Return how many branches history had when message `index` was on its course for the last time."""
-    number = len(branches)
-    while number and not is_on(course(branches[:number]), index):
-        number -= 1
-    return number
+def last_with(branches: Sequence[Branch], replaced: Mapping[int, Branch], index: int) -> tuple[int, int] | None:
+    """Return where the last conversation ended that had message `index`: the last branch of its course that has a
+    message, and how many messages history had then. None: it is the present one.
+
+    `replaced` are branches without a message that another one replaced, by their start. Of several that replaced each
+    other only the last is there: so does storage have them.
+    """
+    for number in range(len(branches), -1, -1):
+        had = branches[:number]
+        if is_on(course(had), index):
+            return None if number == len(branches) else (had[-1].start if had else 0, branches[number].start)
+        if had and (before := replaced.get(had[-1].start)) is not None and is_on(course([*had[:-1], before]), index):
+            return before.parent, before.upto
+    return None
 
 
 def course(branches: Sequence[Branch]) -> list[Range]:

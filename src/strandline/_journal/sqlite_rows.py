@@ -198,6 +198,7 @@ _HOST: Final = (
     "SELECT host FROM runs JOIN sessions ON no = session"
     " WHERE run_id = ? AND principal = ? AND joins = 'applied' AND host IS NOT NULL"
 )
+_REPLACED: Final = "SELECT start, was_parent, was_upto FROM branches WHERE session = ? AND was_parent IS NOT NULL"
 _AGENT_AT: Final = (
     f"{reader.CHAIN} SELECT history.agent FROM chain JOIN history USING (no)"
     " WHERE history.first <= ? AND history.first + history.count > ?"
@@ -775,6 +776,16 @@ class StoredRows(ABC):
     def branches(self, session: changes.SessionRef) -> list[Branch]:
         """Return the branches of a session's history after the first one, in order."""
         return [Branch(*row) for row in self._execute(reader.BRANCHES, (session.no,)).fetchall()]
+
+    def replaced(self, session: changes.SessionRef) -> dict[int, Branch]:
+        """Return the branches without a message that another one replaced, by their start: of each start the last."""
+        branches = self.branches(session)
+        found = [Branch(*row) for row in self._execute(_REPLACED, (session.no,)).fetchall()]
+        for each in found:
+            before = [*(other for other in branches if other.start < each.start), each]
+            if any(True for _ in reader.faults_of_branches(before, each.start)):
+                raise checksums.damaged_record(f"the branches of session {session.key.session_id}")
+        return {each.start: each for each in found}
 
     def stored_bytes(self, principal: Principal) -> int:
         """Return how many bytes are stored for a principal."""

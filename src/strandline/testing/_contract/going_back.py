@@ -387,6 +387,28 @@ class GoingBackContract(Contract):
         assert await desk.history() == turns("a", "b", "d", "f")
 
     @scenario
+    async def test_what_was_restored_and_replaced_without_a_message_is_restored(self, desk: Desk) -> None:
+        await turn(desk, "a")
+        await turn(desk, "b", completion=done("ask b", "answer b", state={"of": "b"}))
+        await go_back(desk, "c", "a")
+        await desk.finish(await desk.claim(of="c"), done("ask c", "answer c", state={"of": "c"}))
+        await restore(desk, "b")
+        await go_back(desk, "d")
+        await desk.finish(await desk.claim(of="d"), done("ask d", "answer d"))
+        await desk.restart()
+        assert await restore(desk, "a") == Restored(key(), 8)
+        record = await desk.journal.load(key())
+        assert (record.messages, record.state) == (turns("a", "b"), {"of": "b"}), "it was the last one with this run"
+        await restore(desk, "d")
+        assert await desk.history() == turns("d")
+        await restore(desk, "a")
+        assert await desk.history() == turns("a", "b")
+        await restore(desk, "c")
+        await restore(desk, "d")
+        await restore(desk, "a")
+        assert await desk.history() == turns("a", "c"), "of those without a message that replaced each other the last"
+
+    @scenario
     async def test_what_a_restore_replaced_is_superseded_next(self, desk: Desk) -> None:
         """Branches that begin at the same message, since a restore leaves none."""
         await turn(desk, "a")
