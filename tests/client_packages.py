@@ -10,7 +10,9 @@ import shutil
 import subprocess
 import sys
 import venv
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import pytest
@@ -26,15 +28,19 @@ def npm_clients() -> tuple[str, Path]:
         _missing("npm is not on this machine (apt install nodejs npm)")
     sources = CLIENTS / "npm"
     place = _place("npm", sources / "package-lock.json")
-    if not (place / "ready").exists():
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        for name in ("package.json", "package-lock.json", ".npmrc"):
-            shutil.copy(sources / name, place)
-        _install("npm", "ci", "--no-progress", folder=place)
-        (place / "ready").touch()
+    if not (place / "node_modules").exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=place.parent) as made:  # (several processes may do so at once)
+            for name in ("package.json", "package-lock.json", ".npmrc"):
+                shutil.copy(sources / name, made)
+            _install("npm", "ci", "--no-progress", folder=Path(made))
+            with suppress(OSError):
+                Path(made).rename(place)
+            Path(made).mkdir(exist_ok=True)
     for script in sources.glob("*.mjs"):
-        shutil.copy(script, place)
+        copied = place / f"{script.name}.{os.getpid()}"
+        shutil.copy(script, copied)
+        copied.rename(place / script.name)
     return "node", place
 
 

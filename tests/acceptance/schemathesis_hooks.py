@@ -2,7 +2,7 @@
 
 No run is given so little time that it fails or not as the machine is busy: AgentCore's clients get 500 for that.
 
-What a document allows has to be accepted. Thirteen rules are about values that no schema can compare, so that a request
+What a document allows has to be accepted. Fifteen rules are about values that no schema can compare, so that a request
 which is otherwise as the document allows is made to keep them, and all else of it stays as it is: see `before_call`.
 """
 
@@ -52,6 +52,12 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     _begin_now(case.body)
     if isinstance(case.body.get("options"), dict):  # (the defaults of a session)
         _give_time(case.body["options"])
+    props = case.body.get("forwardedProps")
+    if isinstance(props, dict) and isinstance(options := props.get("strandline"), dict):  # (of AG-UI)
+        _give_time(options)
+        _begin_now(options)
+        if is_valid:
+            _say_how_to_collect_if_it_does(options)
     if not is_valid:
         return
     _answer_each_once(case.body)
@@ -70,6 +76,9 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         _name_a_session(case)
     if case.path == "/v1/responses":
         _end_with_a_message(case)
+    if case.path == "/agui":
+        _end_with_a_user(case.body)
+        _answer_each_interrupt_once(case.body)
     _keep_the_key_for_this_request(case)
 
 
@@ -156,6 +165,19 @@ def _end_with_a_message(case: Any) -> None:
         body.pop("conversation", None)
     if body.get("conversation") is not None:
         case.headers = {name: value for name, value in (case.headers or {}).items() if name != SESSION}
+
+
+def _end_with_a_user(body: dict[str, Any]) -> None:
+    """The user's last message is a text, and no result of a tool follows it; under a `runId` it is the only one."""
+    body["messages"] = [*body["messages"], {"id": "last", "role": "user", "content": "Hello"}]
+    made = json.dumps(body, sort_keys=True)
+    body["runId"] = hashlib.sha256(made.encode()).hexdigest()
+
+
+def _answer_each_interrupt_once(body: dict[str, Any]) -> None:
+    """Two entries may not have the same `interruptId`."""
+    if body.get("resume"):
+        body["resume"] = list({each["interruptId"]: each for each in body["resume"]}.values())
 
 
 def _name_a_session(case: Any) -> None:

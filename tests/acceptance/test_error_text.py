@@ -40,7 +40,8 @@ def said(history: list[dict[str, Any]]) -> list[str]:
 
 def failures(client: httpx.Client, session: str) -> dict[str, httpx.Response]:
     """Let a run fail over every protocol, in every form, and return all answers."""
-    completion = {"messages": [{"role": "user", "content": "fail"}], "user": session}
+    asked = {"id": "m", "role": "user", "content": "fail"}
+    completion = {"messages": [asked], "user": session}
     events = {"Accept": "text/event-stream"}
     core = {"X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": session}
     response = {
@@ -50,6 +51,7 @@ def failures(client: httpx.Client, session: str) -> dict[str, httpx.Response]:
         "run's events": client.post(RUNS.format(session), json={"input": "fail"}, headers=events),
         "completion": client.post("/v1/chat/completions", json=completion),
         "completion in pieces": client.post("/v1/chat/completions", json={**completion, "stream": True}),
+        "AG-UI": client.post("/agui", json={"threadId": session, "runId": "1", "messages": [asked]}),
         "invocation": client.post("/invocations", json={"prompt": "fail"}, headers=core),
         "invocation in pieces": client.post("/invocations", json={"prompt": "fail"}, headers=core | events),
     }
@@ -82,7 +84,7 @@ def test_no_protocol_shows_the_text_of_an_exception_and_each_names_its_place_in_
         assert client.post("/chat", json={"message": "next", "session_id": "desk"}).json()["status"] == "success"
         history = client.get("/history", params={"session_id": "desk", "count": 0}).json()["messages"]
         ids = [text for text in said(history) if ID.fullmatch(text)]
-        assert len(set(ids)) == 8
+        assert len(set(ids)) == 9
         for each in (*ids, unbuilt.json()["error"]["detail"]):
             until(partial(_logged, server, each), f"a line of the log with {each}")
             (line,) = _logged(server, each)

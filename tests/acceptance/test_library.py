@@ -111,7 +111,8 @@ def test_other_protocols_say_where_a_run_is_found_as_their_clients_see_it(at: Ch
         at.hold("one model 0")
         server.line_up("one", session_id="ada")
         post, bodies = server.client.post, []
-        said = {"messages": [{"role": "user", "content": "x"}], "user": "ada"}
+        asked = {"role": "user", "content": "x"}
+        said = {"messages": [asked], "user": "ada"}
         runtime = {"X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": "ada"}
         pending = [
             server.submit(post, "/v1/chat/completions", json=said),
@@ -119,6 +120,7 @@ def test_other_protocols_say_where_a_run_is_found_as_their_clients_see_it(at: Ch
             server.submit(
                 post, "/invocations", json={"prompt": "x"}, headers={**runtime, "Accept": "text/event-stream"}
             ),
+            server.submit(post, "/agui", json={"threadId": "ada", "runId": "1", "messages": [{"id": "m", **asked}]}),
         ]
         until(lambda: server.health()["queue_depth"] == len(pending), "all wait")
         server.terminate()

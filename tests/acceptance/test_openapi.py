@@ -66,6 +66,7 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
     wait = {"Prefer": "wait=20"}
     runs, run, session = "/v1/sessions/{session_id}/runs", "/v1/runs/{run_id}", "/v1/sessions/{session_id}"
     completions = "/v1/chat/completions"
+    said = [{"id": "m", "role": "user", "content": "x"}]
     created = post("/v1/sessions/s/runs", json={"input": "x", "metadata": {"a": 1}}, headers=wait)
     run_id = created.json()["run_id"]
     file = post("/v1/sessions/s/files", content=b"x")
@@ -116,6 +117,9 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
         ("/invocations", post("/invocations", json={"prompt": "k"}, headers={"Idempotency-Key": "i"})),
         ("/invocations", post("/invocations", json={"prompt": "k"}, headers={"Idempotency-Key": "i"})),
         ("/invocations", post("/invocations", json={})),
+        ("/agui", post("/agui", json={"threadId": "s", "runId": "1", "messages": said})),
+        ("/agui", post("/agui", json={"threadId": "s", "runId": "1", "messages": []})),
+        ("/agui", post("/agui", content="{")),
         ("/ping", get("/ping")),
         ("/health", get("/health")),
         ("/livez", get("/livez")),
@@ -137,7 +141,7 @@ def test_what_is_refused_without_a_key_is_as_described(tmp_path: Path) -> None:
         document = server.client.get("/openapi.json").json()
         for path in ("/v1/sessions", "/v1/models", "/history", "/v1/events", "/metrics"):
             check(document, path, server.client.get(path))
-        for path in ("/chat", "/v1/chat/completions", "/invocations"):
+        for path in ("/chat", "/v1/chat/completions", "/invocations", "/agui"):
             answer = server.client.post(path, json={}, headers={"Authorization": "Bearer wrong"})
             assert answer.status_code == 401
             check(document, path, answer)

@@ -77,6 +77,9 @@ PAGES: Final[dict[str, Page]] = {
         }
     ),
     # -- in docs/ --------------------------------------------------------------------------------------
+    "agui.md": Page(
+        by={"test_its_program_prints_what_it_shows_by_the_official_client": ["new HttpAgent", "resume: [", "user: add"]}
+    ),
     "agentcore.md": Page(
         by={
             "test_its_program_prints_what_it_shows": ["boto3", "```text\n"],

@@ -104,8 +104,11 @@ def test_whatever_may_be_a_stream_is_described_as_one() -> None:
         ("post", "/v1/responses"),
         ("get", "/v1/responses/{response_id}"),
         ("post", "/invocations"),
+        ("post", "/agui"),
     }
-    of_others = [streams.pop(("post", path)) for path in ("/v1/chat/completions", "/v1/responses", "/invocations")]
+    of_others = [
+        streams.pop(("post", path)) for path in ("/v1/chat/completions", "/v1/responses", "/invocations", "/agui")
+    ]
     of_others.append(streams.pop(("get", "/v1/responses/{response_id}")))
     for media in of_others:
         assert "`data` is" in media["schema"]["description"]

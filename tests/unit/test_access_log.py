@@ -168,11 +168,18 @@ def test_whose_request_interrupts_is_logged_as_who_cancelled_by_every_protocol(
 ) -> None:
     core = {"X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": "desk"}
     said = {"messages": [{"role": "user", "content": "hold"}]}
+    agui: dict[str, Any] = {
+        "threadId": "desk",
+        "runId": "1",
+        "messages": [{"id": "m", "role": "user", "content": "hold"}],
+        "forwardedProps": {"strandline": {"if_busy": "interrupt"}},
+    }
     sent: list[tuple[str, dict[str, Any], dict[str, str]]] = [
         ("/v1/sessions/desk/runs", {"input": "hold"}, {}),
         ("/chat", {"message": "hold", "session_id": "desk"}, {}),
         ("/v1/chat/completions", said, {"X-Session-Id": "desk"}),
         ("/invocations", {"prompt": "hold"}, core),
+        ("/agui", agui, {}),
     ]
 
     async def main() -> None:

@@ -27,6 +27,7 @@ BODIES: Final[dict[str, Any]] = {
     "/v1/chat/completions": {"model": "x", "user": "s", "messages": [{"role": "user", "content": "hi"}]},
     "/v1/responses": {"model": "x", "conversation": "s", "input": "hi"},
     "/chat": {"session_id": "s", "message": "hi"},
+    "/agui": {"threadId": "s", "runId": "1", "messages": [{"id": "m", "role": "user", "content": "hi"}]},
     "/invocations": {"session_id": "s", "prompt": "hi"},
 }
 CASES: Final = [

@@ -18,6 +18,7 @@ from strandline._http.app.errors import Endpoint, Handler, response_to
 from strandline._http.app.openapi import Described, OpenApi
 from strandline._http.dialects.agentcore.dialect import AgentCore
 from strandline._http.dialects.agentcore.wire import SESSION
+from strandline._http.dialects.agui.dialect import AgUi
 from strandline._http.dialects.chat import Chat
 from strandline._http.dialects.openai.dialect import OpenAI
 from strandline._http.dialects.openai.responses.dialect import Responses
@@ -88,6 +89,7 @@ def build_apps(
     runs_again = RunsAgain(service, settings)
     openai = OpenAI(SystemClock(), in_openais_form, settings)
     responses = Responses(service, exchange, settings)
+    agui = AgUi(settings)
     runtime = AgentCore(service, SystemClock(), naming, settings)
     runs = Runs(service, exchange, settings)
     sessions = Sessions(service, settings)
@@ -183,6 +185,7 @@ def build_apps(
             Route("/v1/responses/{response_id}/cancel", Endpoint(responses.cancel), methods=["POST"]),
             Route("/v1/models", Endpoint(openai.models), methods=["GET"]),
             Route("/v1/models/{model}", Endpoint(openai.model), methods=["GET"]),
+            Route("/agui", Endpoint(functools.partial(exchange.handle, agui)), methods=["POST"]),
             Route("/invocations", Endpoint(functools.partial(exchange.handle, runtime)), methods=["POST"]),
             Route("/ping", Endpoint(runtime.ping), methods=["GET"]),
             Route("/openapi.json", Endpoint(described.json), methods=["GET"]),

@@ -12,6 +12,8 @@ from starlette.types import Receive, Scope, Send
 from strandline._http import wire
 from strandline._http.dialects.agentcore import dialect as agentcore
 from strandline._http.dialects.agentcore import wire as agentcore_wire
+from strandline._http.dialects.agui import dialect as agui
+from strandline._http.dialects.agui import wire as agui_wire
 from strandline._http.dialects.openai import wire as openai_wire
 from strandline._http.dialects.openai.dialect import is_spoken_at, nothing_at
 from strandline._http.exchange.idempotency import KEY
@@ -21,6 +23,8 @@ from strandline.errors import InvariantBroken, StrandlineError
 _log = logging.getLogger("strandline.http")
 
 _KEY: Final = KEY.encode()
+
+_REFUSALS: Final = {agentcore.PLACE: agentcore_wire.refusal, agui.PLACE: agui_wire.refusal}
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -54,7 +58,8 @@ def render_problem(problem: Response, path: str, *, keyed: bool = False) -> Resp
     """Return a problem document in the format of its path's protocol; `keyed`: of a request that may be repeated."""
     if is_spoken_at(path):
         return openai_wire.refusal(problem, keyed=keyed)
-    return agentcore_wire.refusal(problem) if path == agentcore.PLACE else problem
+    refusal = _REFUSALS.get(path)
+    return problem if refusal is None else refusal(problem)
 
 
 def _problem_of(error: Exception, scope: Scope) -> Response:

@@ -18,6 +18,7 @@ from strandline._http.app import content_schemas, event_schemas
 from strandline._http.app.docs_page import POLICY, page
 from strandline._http.dialects.agentcore import wire as agentcore_wire
 from strandline._http.dialects.agentcore.wire import Invocation, InvocationAnswer, InvocationFailure, PingBody
+from strandline._http.dialects.agui.wire import RunAgentInput, RunErrorEvent
 from strandline._http.dialects.chat import ChatAnswer, ChatBody, HistoryAnswer
 from strandline._http.dialects.openai.dialect import CLIENT_HISTORY
 from strandline._http.dialects.openai.responses.wire import ResponseObject, ResponseRequest
@@ -56,6 +57,7 @@ _KEY_HEADER: Final = (
     r"^(?:[!#-~](?:[ -~]{0,253}[!-~])?"  # bare, without surrounding spaces
     r'|"(?:[ !#-\[\]-~]|\\["\\]){1,255}")$'  # quoted (RFC 8941)
 )
+_RUN_ID: Final = "^[ -~]{1,255}$"
 _SESSIONS_CURSOR: Final = r"^(?!(.+/)?\.{1,2}$)(.+/)?[A-Za-z0-9._:@-]{1,256}$"
 
 
@@ -168,6 +170,30 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
             {**_ANSWERS_IN, "allOf": [_nothing_of("prompt", "message", "input")]},
         ],
     },
+    "RunOptions": _AT_ODDS,
+    "RunAgentInput": {
+        "anyOf": [
+            {
+                "properties": {
+                    "messages": {"contains": {"properties": {"role": {"const": "user"}}}},
+                    "resume": {"anyOf": [{"type": "null"}, {"maxItems": 0}]},
+                }
+            },
+            {
+                "required": ["resume"],
+                "properties": {
+                    "resume": {"type": "array", "minItems": 1},
+                    "forwardedProps": {"properties": {"strandline": {"properties": _ANSWERS, "not": _BACK}}},
+                },
+            },
+        ],
+        "properties": {
+            "threadId": _SESSION_ID,
+            "runId": {"pattern": _RUN_ID},
+            "tools": {"anyOf": [{"type": "null"}, {"maxItems": 0}]},
+        },
+    },
+    "ResumeEntry": {"if": {"properties": {"status": {"const": "resolved"}}}, "then": _some("payload")},
     "NewRunBody": {
         **_AT_ODDS,
         "anyOf": [
@@ -227,6 +253,11 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "CompletionBody": {"user": "my-session", "messages": [{"role": "user", "content": "Hello"}]},
     "ResponseRequest": {"conversation": "my-session", "input": "Hello"},
     "Invocation": {"prompt": "Hello"},
+    "RunAgentInput": {
+        "threadId": "my-session",
+        "runId": "1",
+        "messages": [{"id": "m1", "role": "user", "content": "Hello"}],
+    },
 }
 """A complete example of each required body."""
 _NAMED: Final = dict.fromkeys(("session", "of", "runtime_session"), "my-session")
@@ -245,6 +276,7 @@ class Refusals(Struct, frozen=True):
 
 _PROBLEMS: Final = Refusals("application/problem+json", wire.Problem)
 _OPENAI: Final = Refusals(_JSON, ErrorBody, wire.without_422)
+_AGUI: Final = Refusals(_JSON, RunErrorEvent)
 _AGENTCORE: Final = Refusals(_JSON, InvocationFailure, wire.without_422)
 
 
@@ -603,6 +635,9 @@ OPERATIONS: Final = (
     Operation(method="GET", path="/v1/models/{model}", tag="openai", takes=("model",),
               summary="Read the agent as a model", answers={200: Model}, refused=(errors.NotFound, *_GUARDED),
               refusals=_OPENAI),
+    Operation(method="POST", path="/agui", tag="ag-ui", takes=("key",), summary="Run the agent, for clients of AG-UI",
+              body=RunAgentInput, answers={}, streams="`data` is an event of AG-UI", refusals=_AGUI,
+              refused=(*_V1, *_RUNS)),
     Operation(method="POST", path="/invocations", tag="agentcore", takes=("runtime_session", "request_id", "key"),
               summary="Invoke the agent, as AgentCore Runtime does", body=Invocation,
               answers={200: InvocationAnswer, 202: InvocationAnswer, 500: InvocationFailure},
@@ -669,7 +704,7 @@ def document(server: Described | None = None) -> dict[str, Any]:
         {
             kind
             for each in OPERATIONS
-            for kind in (each.body, each.brief, *each.answers.values())
+            for kind in (each.body, each.brief, each.refusals.form, *each.answers.values())
             if kind not in (None, str)
         },
         key=lambda kind: kind.__name__,  # (a stable order)
@@ -680,6 +715,7 @@ def document(server: Described | None = None) -> dict[str, Any]:
         components[name] = {**components[name], "allOf": [more]}
     for name in (
         *("ChatBody", "CompletionBody", "ResponseRequest", "Invocation", "NewRunBody", "AgainBody", "ResolveBody"),
+        "RunOptions",
     ):
         _bounded(components[name]["properties"], server)
     _bounded(components["DefaultOptions"]["properties"], server)
@@ -800,7 +836,9 @@ def _responses(operation: Operation) -> dict[str, Any]:
         response["description"] = f"{response['description']} Events, with `Accept: text/event-stream`.".lstrip()
         response["content"][MEDIA_TYPE] = event_schemas.media_type(operation.events)
     if operation.streams is not None:
-        responses["200"]["content"][MEDIA_TYPE] = event_schemas.stream_of(operation.streams)
+        streamed = {"description": "Events.", "content": {}, "headers": _shown(_headers(operation, wire.OK))}
+        response = responses.setdefault("200", streamed)
+        response["content"][MEDIA_TYPE] = event_schemas.stream_of(operation.streams)
     if operation.exports:
         responses[str(wire.OK)] = {"description": "A zip.", "content": {"application/zip": {}}}
     if operation.downloads:
@@ -837,7 +875,8 @@ def _headers(operation: Operation, status: int) -> list[str]:
             wire.NO_CONTENT: [*replayed, "Location"],
         }
         names += response.get(status, [])
-        if operation.events is not None and status == wire.OK:
+        only_streams = operation.streams is not None and wire.OK not in operation.answers
+        if (operation.events is not None or only_streams) and status == wire.OK:
             names.append("Location")
     if status == wire.CREATED:
         names.append("Location")

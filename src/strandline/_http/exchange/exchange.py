@@ -37,7 +37,7 @@ class Accepted(Struct, frozen=True):
     run_request: RunRequest
     ticket: Ticket
     keyed: bool
-    """Whether the request has an `Idempotency-Key`, so that it can be repeated for the same run."""
+    """Whether the request has an idempotency key, so that it can be repeated for the same run."""
 
     @property
     def location(self) -> str:
@@ -103,7 +103,7 @@ class Exchange:
     async def handle(self, dialect: Dialect, request: Request) -> Response:
         """Answer a request for a run. Once accepted, it survives its client unless `on_disconnect` says otherwise."""
         run_request = await dialect.parse(request)
-        key = idempotency_key(request)
+        key = idempotency_key(request) or run_request.key_in_body
         passed = forwardable(request.scope)
         run_id = None if passed is None else self._run_id(passed, run_request)
         waited_s = passed.waited_s if passed is not None and passed.again else None

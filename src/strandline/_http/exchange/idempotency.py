@@ -1,4 +1,4 @@
-"""The `Idempotency-Key` header: a request repeated under the same key is the same run."""
+"""The `Idempotency-Key` header, or what a protocol has in its place: a request repeated under it is the same run."""
 
 import hashlib
 import re
@@ -27,6 +27,13 @@ def idempotency_key(request: Request) -> str | None:
         text = re.sub(r"\\(.)", r"\1", quoted.group(1))
     if len(values) > 1 or _KEY.fullmatch(text) is None or (quoted is None and text.startswith('"')):
         raise Invalid("Idempotency-Key must be one key of 1 to 255 printable ASCII characters, bare or quoted")
+    return text
+
+
+def key_in_body(text: str, there: str) -> str:
+    """Return the key of a protocol that has one in its bodies, at `there`. Raises `Invalid`."""
+    if _KEY.fullmatch(text) is None:
+        raise Invalid(f"This is the key of the request: 1 to 255 printable ASCII characters - at `{there}`")
     return text
 
 

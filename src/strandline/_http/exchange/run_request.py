@@ -172,6 +172,8 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     options: RunOptions
     body: bytes
     """The body as JSON, or a digest of it: the same for a repeated request."""
+    key_in_body: str | None = None
+    """The idempotency key of a protocol that has one in its bodies; a header comes before it."""
     runtime: Mapping[str, str] = {}
     """The headers of AgentCore Runtime."""
     as_events: bool = False

@@ -1,0 +1,90 @@
+"""AG-UI: `POST /agui`, on the same queues as `/chat`.
+
+A thread is a session and its `runId` an idempotency key. The server stores the conversation: of the messages that a
+client sends, only the user's last one is used. The answer is always a stream.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from strandline._encoding import encode
+from strandline._engine.streams import Later
+from strandline._http import wire
+from strandline._http.caller import session_of
+from strandline._http.dialects.agui.stream import AgUiEvents
+from strandline._http.dialects.agui.transcript import ListedMessages, is_said_by
+from strandline._http.dialects.agui.wire import READS, RunAgentInput, last_said, options_of, prompt_of
+from strandline._http.exchange.exchange import Accepted, Dialect, Frames
+from strandline._http.exchange.run_request import Responses, RunRequest
+from strandline._model import Outcome
+from strandline._settings import AppSettings
+from strandline.errors import Invalid, InvariantBroken
+
+PLACE: Final = "/agui"
+
+
+class _Request(RunRequest, frozen=True, kw_only=True):
+    """A request with the protocol's own fields."""
+
+    read: RunAgentInput
+    sent: bytes
+
+
+class AgUi(Dialect):
+    """The dialect of `POST /agui`."""
+
+    def __init__(self, settings: AppSettings) -> None:
+        self._settings = settings
+        self._decode = msgspec.json.Decoder(RunAgentInput).decode
+
+    async def parse(self, request: Request) -> RunRequest:
+        """Read the user's last message, or answers to input requests."""
+        body, sent = await wire.read_json(request, self._settings.max_body_bytes, self._decode, READS)
+        prompt = prompt_of(body)
+        try:
+            key = session_of(request, body.thread_id)
+        except Invalid as error:
+            raise Invalid(f"{error} - at `$.threadId`") from None
+        return _Request(
+            key=key,
+            input=prompt,
+            options=options_of(body),
+            body=_counting(body, prompt),
+            key_in_body=body.run_id,
+            as_events=True,
+            read=body,
+            sent=sent,
+        )
+
+    async def answer(self, run: Accepted, end: Outcome | Later) -> Response:
+        """Never called: all answers are streams."""
+        raise InvariantBroken("AG-UI answers with streams only")
+
+    def events(self, run: Accepted) -> tuple[Frames, Mapping[str, str]]:
+        """Return the events of a run as AG-UI's."""
+        body = run.run_request
+        assert isinstance(body, _Request)
+        ours = run.ticket.run_id
+        has_some = any(is_said_by(ours, each.id) for each in body.read.messages)
+        frames = AgUiEvents(
+            ours,
+            run.ticket.key.session_id,
+            thread_id=body.read.thread_id,
+            run_id=body.read.run_id,
+            parent_run_id=body.read.parent_run_id,
+            listed=ListedMessages(body.sent, ours, has_some),
+            answers=isinstance(body.input, Responses),
+            later=f"the server is stopping; the run continues after its restart, see {run.location}",
+        )
+        return frames, {"Location": run.location, **run.replayed}
+
+
+def _counting(body: RunAgentInput, prompt: object) -> bytes:
+    """Return what of a request counts: one that is repeated may list what its client has got meanwhile."""
+    said = last_said(body.messages)
+    given = body.resume if isinstance(prompt, Responses) else None if said is None else body.messages[said].content
+    return encode([body.thread_id, given, options_of(body)])

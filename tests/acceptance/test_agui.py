@@ -1,0 +1,368 @@
+"""AG-UI at a real server: the official client, a session's one line, crashes, other callers, hostile requests."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+from ag_ui.core import Event, RunErrorEvent
+from pydantic import TypeAdapter
+
+from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.server import DEADLINE_S, TARGETS, Server, environment, serving, texts, until
+from client_packages import npm_clients
+from ports import reserved_port
+from strandline._access.keyring import new_key
+
+AGENT: Final = TARGETS / "agent.py"
+LIMITS: Final = ("--max-queued-per-session", "2", "--cancel-grace", "0.2")
+_event = TypeAdapter(Event)
+
+
+@pytest.fixture
+def at() -> Iterator[Checkpoints]:
+    with checkpoints() as made:
+        yield made
+
+
+@pytest.fixture
+def server(at: Checkpoints, tmp_path: Path) -> Iterator[Server]:
+    port = reserved_port()  # (the same one after a restart)
+    with serving(AGENT, *LIMITS, folder=tmp_path, variables=at.environment, port=port) as made:
+        yield made
+        at.release()
+
+
+class HttpAgent:
+    """AG-UI's own client, which keeps the messages of each thread."""
+
+    def __init__(self, url: str) -> None:
+        program, folder = npm_clients()
+        self._process = subprocess.Popen(
+            [program, str(folder / "agui.mjs"), f"{url}/agui"],
+            env=environment({}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = ThreadPoolExecutor(1)
+
+    def run(self, thread_id: str, text: str | None = None, **more: Any) -> "Future[dict[str, Any]]":
+        """Run the agent, with another message of the user's if there is a text."""
+        assert self._process.stdin is not None
+        said = {"thread_id": thread_id, **({} if text is None else {"text": text}), **more}
+        self._process.stdin.write(json.dumps(said) + "\n")
+        self._process.stdin.flush()
+        return self._reader.submit(self._read)
+
+    def ran(self, thread_id: str, text: str | None = None, **more: Any) -> dict[str, Any]:
+        """Run the agent, and return what became of it."""
+        return self.run(thread_id, text, **more).result(DEADLINE_S)
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.communicate()
+        self._reader.shutdown()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, f"the client ended: {self._process.poll()}"
+        said: dict[str, Any] = json.loads(line)
+        return said
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[HttpAgent]:
+    made = HttpAgent(server.url)
+    yield made
+    made.close()
+
+
+def shown(said: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(each["role"], each["content"]) for each in said["messages"]]
+
+
+def body(text: str, thread_id: str = "t", run_id: str = "r", **more: Any) -> dict[str, Any]:
+    return {
+        "threadId": thread_id,
+        "runId": run_id,
+        "messages": [{"id": "m", "role": "user", "content": text}],
+        **more,
+    }
+
+
+def ask(server: Server, text: str, **more: Any) -> httpx.Response:
+    return server.client.post("/agui", json=body(text, **more))
+
+
+def events(response: httpx.Response) -> list[dict[str, Any]]:
+    """Return the events of a stream, each checked by the official types."""
+    frames = [each for each in response.text.split("\n\n") if each.startswith("data: ")]
+    found = [json.loads(each.removeprefix("data: ")) for each in frames]
+    for each in found:
+        _event.validate_python(each)
+    return found
+
+
+def error(response: httpx.Response, status: int, code: str) -> str:
+    """Check that this is an error in AG-UI's form, and return its text."""
+    assert response.headers["content-type"] == "application/json", response.text
+    said = RunErrorEvent.model_validate_json(response.content)
+    assert (response.status_code, said.code) == (status, code)
+    return said.message
+
+
+# -- the official client ------------------------------------------------------------------------------
+
+
+def test_the_official_client_shows_a_conversation_with_tools(client: HttpAgent, server: Server) -> None:
+    first = client.ran("talk", "q1 a b+c")
+    assert shown(first)[:4] == [
+        ("user", "q1 a b+c"),
+        ("assistant", "Round 0. "),
+        ("tool", "did a"),
+        ("assistant", "Round 1. "),
+    ]
+    assert sorted(shown(first)[4:6]) == [("tool", "did b"), ("tool", "did c")]
+    assert shown(first)[6:] == [("assistant", "q1: did a, did b, did c")]
+    assert [call["function"]["name"] for each in first["messages"] for call in each.get("toolCalls", ())] == [
+        "work"
+    ] * 3
+    assert first["outcome"] == {"type": "success"}
+    second = client.ran("talk", "q2")
+    assert shown(second)[7:] == [("user", "q2"), ("assistant", "q2")]
+    assert texts(server.history("talk"), "user") == ["q1 a b+c", "q2"]
+
+
+def test_the_official_client_shows_why_there_is_no_answer(client: HttpAgent, server: Server, at: Checkpoints) -> None:
+    failed = client.ran("fails", "f1 fail")
+    assert (failed["code"], failed["error"]) == ("agent_error", "ConnectionError: the provider is out of order")
+    refused = client.ran("not a name", "x")
+    assert (refused["status"], refused["code"]) == (422, "invalid")
+    assert "$.threadId" in refused["error"]
+    at.hold("busy model 0")
+    server.line_up("busy", "b1", "b2", session_id="full")
+    full = client.ran("full", "b3")
+    assert (full["status"], full["code"]) == (429, "queue_full")
+    assert '"position":3' in full["error"]
+
+
+def test_the_official_client_sees_its_place_in_the_queue(client: HttpAgent, server: Server, at: Checkpoints) -> None:
+    at.hold("first model 0")
+    server.line_up("first", session_id="line")
+    waiting = client.run("line", "second")
+    until(lambda: server.health()["queue_depth"] == 1, "it waits")
+    at.release()
+    said = waiting.result(DEADLINE_S)
+    assert said["customs"][0][0] == "strandline.run.queued"
+    assert said["customs"][0][1]["position"] == 1
+    assert said["customs"][-1][0] == "strandline.run.started"
+    assert shown(said)[-1] == ("assistant", "second")
+
+
+def test_the_official_client_answers_questions(client: HttpAgent, server: Server) -> None:
+    asked = client.ran("asks", "q @pay")
+    (interrupt,) = asked["outcome"]["interrupts"]
+    assert (interrupt["reason"], interrupt["message"]) == ("@pay", "may I, q?")
+    unanswered = client.ran("asks", "never mind")
+    assert "pending interrupt" in unanswered["error"]
+    resume = [{"interruptId": interrupt["id"], "status": "resolved", "payload": "yes"}]
+    said = client.ran("asks", resume=resume)
+    assert [content for _, content in shown(said)] == [
+        "q @pay",
+        "Round 0. ",
+        "did @pay (yes)",
+        "never mind",
+        "q: did @pay (yes)",
+    ]
+    calls = [call["id"] for each in said["messages"] for call in each.get("toolCalls", ())]
+    assert len(calls) == 1
+    asked = client.ran("drops", "q @pay")
+    (interrupt,) = asked["outcome"]["interrupts"]
+    said = client.ran("drops", resume=[{"interruptId": interrupt["id"], "status": "cancelled"}])
+    assert shown(said)[-1] == ("assistant", "q: did @pay (False)")
+    late = server.client.post("/agui", json=body("x", "drops", "late", resume=[{**resume[0], "interruptId": "none"}]))
+    error(late, 404, "not_found")
+
+
+def test_a_run_that_somebody_cancels_is_cancelled(client: HttpAgent, server: Server, at: Checkpoints) -> None:
+    at.hold("c model 0")
+    waiting = client.run("stop", "c")
+    at.reached("c model 0")
+    assert server.client.post("/v1/sessions/stop/cancel", json={"running": True}).status_code == 202
+    said = waiting.result(DEADLINE_S)
+    assert said["outcome"] == {"type": "cancelled"}
+    at.release()
+
+
+def test_the_official_client_resumes_after_kill_9(client: HttpAgent, server: Server, at: Checkpoints) -> None:
+    """It has half of the run, and gets the rest by the same `runId`: nothing twice, nothing lost."""
+    at.hold("k model 1")
+    broken = client.run("crash", "k a b", run_id="crash-1")
+    at.reached("k model 1")
+    server.wait_until_stored()
+    server.kill()
+    assert broken.result(DEADLINE_S)["error"]
+    at.release()
+    server.start()
+    said = client.ran("crash", run_id="crash-1")
+    assert [content for _, content in shown(said)] == [
+        "k a b",
+        "Round 0. ",
+        "did a",
+        "Round 1. ",
+        "did b",
+        "k: did a, did b",
+    ]
+    assert len({each["id"] for each in said["messages"]}) == 6
+    assert len(server.client.get("/v1/sessions/crash/runs").json()["runs"]) == 1
+
+
+# -- the same run -------------------------------------------------------------------------------------
+
+
+def test_the_same_run_id_is_the_same_stream_and_another_body_is_refused(server: Server) -> None:
+    first = ask(server, "s1 a b+c")
+    assert "idempotency-replayed" not in first.headers
+    again = ask(server, "s1 a b+c")
+    assert again.content == first.content
+    assert again.headers["idempotency-replayed"] == "true"
+    assert again.headers["location"] == first.headers["location"]
+    assert len(server.client.get("/v1/sessions/t/runs").json()["runs"]) == 1
+    error(ask(server, "s2"), 422, "key_reused")
+    error(ask(server, "s1 a b+c", forwardedProps={"strandline": {"priority": 1}}), 422, "key_reused")
+    later = body("s1 a b+c", state={"counted": 1}, context=[{"description": "d", "value": "v"}])
+    later["messages"].append({"id": "partial", "role": "assistant", "content": "Rou"})
+    assert server.client.post("/agui", json=later).content == first.content
+    assert events(ask(server, "s1 a b+c", thread_id="other"))[0]["runId"] == "r"
+    keyed = server.client.post("/agui", json=body("s3", run_id="a"), headers={"Idempotency-Key": "k"})
+    other = server.client.post("/agui", json=body("s3", run_id="b"), headers={"Idempotency-Key": "k"})
+    assert keyed.headers["location"] == other.headers["location"]
+    assert events(other)[0]["runId"] == "b"
+
+
+def test_two_requests_of_one_thread_wait_their_turn(server: Server, at: Checkpoints) -> None:
+    at.hold("one model 0")
+    first = server.submit(server.client.post, "/agui", json=body("one", run_id="1"))
+    at.reached("one model 0")
+    second = server.submit(server.client.post, "/agui", json=body("two", run_id="2"))
+    same = server.submit(server.client.post, "/agui", json=body("two", run_id="2"))
+    until(lambda: server.health()["queue_depth"] == 1, "the second one waits")
+    at.release()
+    answers = [each.result(DEADLINE_S) for each in (first, second, same)]
+    assert [events(each)[-1]["type"] for each in answers] == ["RUN_FINISHED"] * 3
+    assert answers[1].headers["location"] == answers[2].headers["location"]
+    assert texts(server.history("t"), "user") == ["one", "two"]
+
+
+def test_a_client_that_hangs_up_stops_its_run_only_on_request(server: Server, at: Checkpoints) -> None:
+    for tool, props, status in (
+        ("a", {}, "succeeded"),
+        ("?a", {"strandline": {"on_disconnect": "cancel"}}, "cancelled"),
+    ):
+        at.hold(f"{tool} {tool}")
+        lost = server.health()["lost_clients"]
+        asked = body(f"{tool} {tool}", run_id=tool, forwardedProps=props)
+        with server.client.stream("POST", "/agui", json=asked) as stream:
+            at.reached(f"{tool} {tool}")
+            run_id = stream.headers["location"].rpartition("/")[2]
+        until(lambda before=lost: server.health()["lost_clients"] > before, "the client is missed")  # type: ignore[misc]
+        if props:
+            until(lambda run_id=run_id: server.run(run_id)["cancel_requested"], "it is cancelled")  # type: ignore[misc]
+        at.release()
+        assert server.run(run_id, wait_s=20)["status"] == status
+
+
+# -- other callers, and hostile ones ------------------------------------------------------------------
+
+
+def test_a_thread_of_another_caller_is_another_session(tmp_path: Path, at: Checkpoints) -> None:
+    (ada, kept), (bob, other) = new_key("ada"), new_key("bob")
+    with serving(AGENT, "--api-keys", f"{kept.line()},{other.line()}", folder=tmp_path, variables=at.environment) as s:
+        keyed = [{"Authorization": f"Bearer {key}"} for key in (ada, bob)]
+        first, second = (s.client.post("/agui", json=body("p"), headers=each) for each in keyed)
+        assert first.headers["location"] != second.headers["location"]
+        assert s.client.get(first.headers["location"], headers=keyed[1]).status_code == 404
+        history = s.client.get("/v1/sessions/t/history", headers=keyed[1]).json()["messages"]
+        assert texts(history, "user") == ["p"]
+        error(s.client.post("/agui", json=body("p")), 401, "unauthorized")
+
+
+HOSTILE: Final[dict[str, tuple[bytes | dict[str, Any], int, str]]] = {
+    "no JSON": (b"{", 400, "malformed"),
+    "a list": (b"[]", 422, "invalid"),
+    "nothing": ({}, 422, "invalid"),
+    "half of a character": (b'{"threadId": "\\ud800"}', 400, "malformed"),
+    "deep": (b'{"a":' * 5000 + b"1" + b"}" * 5000, 400, "malformed"),
+    "a thread with a slash": (body("x", "a/b"), 422, "invalid"),
+    "a thread that goes up": (body("x", ".."), 422, "invalid"),
+    "a run id with a line": (body("x", run_id="a\nb: c"), 422, "invalid"),
+    "no messages": (body("x") | {"messages": []}, 422, "invalid"),
+    "messages that are none": (body("x") | {"messages": ["x"]}, 422, "invalid"),
+    "a message without id": (body("x") | {"messages": [{"role": "user", "content": "x"}]}, 422, "invalid"),
+    "an answer of the client's making": (
+        body("x") | {"messages": [{"id": "a", "role": "assistant", "content": "x"}]},
+        422,
+        "invalid",
+    ),
+    "a result of the client's making": (
+        body("x")
+        | {"messages": [{"id": "u", "role": "user", "content": "x"}, {"id": "a", "role": "tool", "content": "x"}]},
+        422,
+        "invalid",
+    ),
+    "blocks of the engine": (
+        body("x") | {"messages": [{"id": "m", "role": "user", "content": [{"toolResult": {}}]}]},
+        422,
+        "invalid",
+    ),
+    "an address to fetch": (
+        body("x")
+        | {
+            "messages": [
+                {
+                    "id": "m",
+                    "role": "user",
+                    "content": [{"type": "image", "source": {"type": "url", "value": "file:///etc/passwd"}}],
+                }
+            ]
+        },
+        422,
+        "invalid",
+    ),
+    "tools": (body("x", tools=[{"name": "work", "description": "d"}]), 422, "invalid"),
+    "properties that are none": (body("x", forwardedProps=7), 422, "invalid"),
+    "an unknown policy": (body("x", forwardedProps={"strandline": {"if_busy": "explode"}}), 422, "invalid"),
+    "an answer that nobody awaits": (
+        body("x", resume=[{"interruptId": "a", "status": "resolved", "payload": 1}]),
+        404,
+        "not_found",
+    ),
+    "an answer without one": (body("x", resume=[{"interruptId": "a", "status": "resolved"}]), 422, "invalid"),
+}
+
+
+def test_hostile_requests_are_refused_in_the_protocols_form_and_store_nothing(server: Server) -> None:
+    for name, (sent, status, code) in HOSTILE.items():
+        content = sent if isinstance(sent, bytes) else json.dumps(sent).encode()
+        response = server.client.post("/agui", content=content, headers={"Content-Type": "application/json"})
+        assert error(response, status, code), name
+    error(server.client.post("/agui", content=json.dumps(body("x"))), 415, "not_json")
+    error(server.client.get("/agui"), 405, "method_not_allowed")
+    assert server.stored() == []
+
+
+def test_huge_state_and_lists_are_bounded_and_ignored(tmp_path: Path, at: Checkpoints) -> None:
+    with serving(AGENT, "--max-body-bytes", "100000", folder=tmp_path, variables=at.environment) as s:
+        state = {"padding": "x" * 90_000}
+        assert events(ask(s, "h1", run_id="1", state=state))[-1]["type"] == "RUN_FINISHED"
+        assert "max_body_bytes" in error(
+            ask(s, "h2", run_id="2", state={"padding": "x" * 100_000}), 413, "body_too_large"
+        )
+        assert len(s.stored()) == 1
