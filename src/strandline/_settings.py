@@ -416,9 +416,9 @@ class AppSettings(ServiceSettings, frozen=True, kw_only=True, rename=_shown):
     client_history: Annotated[
         Literal["ignore", "follow", "refuse"],
         Meta(
-            description="What happens if the earlier messages of a request in OpenAI's format differ from history:"
-            " nothing (`ignore`), history continues from the last common one (`follow`), or the request is refused"
-            " (`refuse`)"
+            description="What happens if the earlier messages of a request in OpenAI's or AG-UI's format differ from"
+            " history: nothing (`ignore`), history continues from the last common one (`follow`), or the request is"
+            " refused (`refuse`)"
         ),
     ] = "ignore"
     start_wait_s: Annotated[

@@ -1,6 +1,7 @@
 """AG-UI at a real server: the official client, a session's one line, crashes, other callers, hostile requests."""
 
 import json
+import random
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -247,6 +248,33 @@ def test_the_same_run_id_is_the_same_stream_and_another_body_is_refused(server: 
     assert events(other)[0]["runId"] == "b"
 
 
+def test_a_stream_that_is_cut_a_hundred_times_is_the_same_to_the_byte(server: Server, at: Checkpoints) -> None:
+    """At any byte, while the run executes and when it has ended."""
+    chance = random.Random(7)
+    asked = body("cut a b+c ~d e", run_id="cut")
+    at.hold("cut model 3")
+    running = server.submit(server.client.post, "/agui", json=asked)
+    at.reached("cut model 3")
+    pieces = [cut_off(server, asked, chance.randrange(1, 1500)) for _ in range(50)]
+    at.release()
+    whole = running.result(DEADLINE_S).content
+    pieces += [cut_off(server, asked, chance.randrange(1, len(whole))) for _ in range(50)]
+    assert all(piece and whole.startswith(piece) for piece in pieces)
+    assert server.client.post("/agui", json=asked).content == whole
+    assert len(server.client.get("/v1/sessions/t/runs").json()["runs"]) == 1
+
+
+def cut_off(server: Server, asked: dict[str, Any], size: int) -> bytes:
+    """Return at least so many bytes of a stream, whose connection is closed then."""
+    received = b""
+    with server.client.stream("POST", "/agui", json=asked) as stream:
+        for piece in stream.iter_raw():
+            received += piece
+            if len(received) >= size:
+                break
+    return received
+
+
 def test_two_requests_of_one_thread_wait_their_turn(server: Server, at: Checkpoints) -> None:
     at.hold("one model 0")
     first = server.submit(server.client.post, "/agui", json=body("one", run_id="1"))
@@ -277,6 +305,51 @@ def test_a_client_that_hangs_up_stops_its_run_only_on_request(server: Server, at
             until(lambda run_id=run_id: server.run(run_id)["cancel_requested"], "it is cancelled")  # type: ignore[misc]
         at.release()
         assert server.run(run_id, wait_s=20)["status"] == status
+
+
+# -- the client's list --------------------------------------------------------------------------------
+
+
+def said(*turns: str) -> dict[str, Any]:
+    """The body of a request whose client lists these messages of the user's, each but the last with an answer."""
+    listed: list[dict[str, str]] = []
+    for number, text in enumerate(turns):
+        listed.append({"id": f"u{number}", "role": "user", "content": text})
+        if number < len(turns) - 1:
+            listed.append({"id": f"a{number}", "role": "assistant", "content": "x"})
+    return {**body("", run_id="|".join(turns)), "messages": listed}
+
+
+def test_an_edited_list_takes_the_conversation_back(server: Server) -> None:
+    follow = {"X-Client-History": "follow"}
+
+    def sent(*turns: str) -> dict[str, Any]:
+        answer = server.client.post("/agui", json=said(*turns), headers=follow)
+        assert events(answer)[-1]["type"] == "RUN_FINISHED", answer.text
+        assert server.client.post("/agui", json=said(*turns), headers=follow).content == answer.content
+        about: dict[str, Any] = events(answer)[0]["metadata"]["strandline"]
+        return about
+
+    first = sent("one")
+    second = sent("one", "two a")
+    assert sent("one", "two a", "three").keys() == {"run_id", "session_id"}
+    edited = sent("one", "two b")
+    assert (edited["after"], edited["superseded"][0]) == (first["run_id"], second["run_id"])
+    assert [each["name"] for each in edited["effects"]] == ["work"]
+    assert texts(server.history("t"), "user") == ["one", "two b"]
+    sent("two b", "four")  # (without its beginning)
+    assert texts(server.history("t"), "user") == ["one", "two b", "four"]
+    sent("five")  # (a new conversation)
+    assert texts(server.history("t"), "user") == ["five"]
+
+
+def test_an_edited_list_is_refused_or_ignored_as_the_header_says(server: Server) -> None:
+    assert events(server.client.post("/agui", json=said("one")))[-1]["type"] == "RUN_FINISHED"
+    other = said("another", "two")
+    error(server.client.post("/agui", json=other, headers={"X-Client-History": "refuse"}), 409, "conversation_differs")
+    error(server.client.post("/agui", json=other, headers={"X-Client-History": "x"}), 422, "invalid")
+    assert events(server.client.post("/agui", json=other))[-1]["type"] == "RUN_FINISHED"
+    assert texts(server.history("t"), "user") == ["one", "two"]
 
 
 # -- other callers, and hostile ones ------------------------------------------------------------------

@@ -64,9 +64,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.parametrize("adapter", ["strandline", "original", "agentcore"])
-def test_strandline_holds_all_that_needs_no_restart(server: Server, adapter: str, tmp_path: Path) -> None:
-    found = verdicts(server.url, "--adapter", adapter, folder=tmp_path, code=0)
+@pytest.mark.parametrize(
+    ("adapter", "path"), [("strandline", ""), ("original", ""), ("agentcore", ""), ("ag-ui", "/agui")]
+)
+def test_strandline_holds_all_that_needs_no_restart(server: Server, adapter: str, path: str, tmp_path: Path) -> None:
+    found = verdicts(server.url + path, "--adapter", adapter, folder=tmp_path, code=0)
     assert named(found, "cannot be told") == {"restart", "accepted"}
     assert named(found, "breaks") == set()
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from ag_ui.core import Event as OfficialEvent
@@ -11,6 +12,8 @@ from ag_ui.core import Message as OfficialMessage
 from ag_ui.core import RunErrorEvent
 from pydantic import TypeAdapter
 
+from cluster_support import pair, run, until
+from strandline._agents.port import Attempt
 from strandline._engine import events
 from strandline._engine.events import (
     Event,
@@ -446,3 +449,24 @@ def test_places_in_the_queue_and_other_events_of_ours_are_custom() -> None:
     )
     assert client.types == ["RUN_STARTED", "CUSTOM", "CUSTOM", "CUSTOM"]
     assert (client.last["name"], client.last["value"]["attempt"]) == ("strandline.run.started", 1)
+
+
+def test_any_server_answers_for_a_thread_of_another_one_with_the_same_bytes() -> None:
+    async def answering(_: Attempt) -> str:
+        return "done"
+
+    async def scene() -> None:
+        async with pair(answering) as (_, first, owner, client):
+            asked = {"threadId": "t", "runId": "r", "messages": [ASKED]}
+
+            async def sent(url: str, **more: Any) -> httpx.Response:
+                return await client.post(f"{url}/agui", json={**asked, **more}, headers={"X-Client-History": "follow"})
+
+            answers = [await sent(each.url) for each in (first, owner, first)]
+            assert len({each.content for each in answers}) == 1
+            assert b'"delta":"done"' in answers[0].content
+            refused = await sent(first.url, messages=[{**ASKED, "content": "another"}])
+            assert (refused.status_code, refused.json()["code"]) == (422, "key_reused")
+            await until(lambda: not owner.service.health().running, "all have ended")
+
+    run(scene)

@@ -20,7 +20,7 @@ from strandline._http.dialects.agentcore import wire as agentcore_wire
 from strandline._http.dialects.agentcore.wire import Invocation, InvocationAnswer, InvocationFailure, PingBody
 from strandline._http.dialects.agui.wire import RunAgentInput, RunErrorEvent
 from strandline._http.dialects.chat import ChatAnswer, ChatBody, HistoryAnswer
-from strandline._http.dialects.openai.dialect import CLIENT_HISTORY
+from strandline._http.dialects.client_history import HEADER as CLIENT_HISTORY
 from strandline._http.dialects.openai.responses.wire import ResponseObject, ResponseRequest
 from strandline._http.dialects.openai.wire import Completion, CompletionBody, ErrorBody, Model, Models
 from strandline._http.dialects.runs import AgainBody, NewRunBody, ResolveBody
@@ -635,9 +635,10 @@ OPERATIONS: Final = (
     Operation(method="GET", path="/v1/models/{model}", tag="openai", takes=("model",),
               summary="Read the agent as a model", answers={200: Model}, refused=(errors.NotFound, *_GUARDED),
               refusals=_OPENAI),
-    Operation(method="POST", path="/agui", tag="ag-ui", takes=("key",), summary="Run the agent, for clients of AG-UI",
-              body=RunAgentInput, answers={}, streams="`data` is an event of AG-UI", refusals=_AGUI,
-              refused=(*_V1, *_RUNS)),
+    Operation(method="POST", path="/agui", tag="ag-ui", takes=("client_history", "key"),
+              summary="Run the agent, for clients of AG-UI", body=RunAgentInput, answers={},
+              streams="`data` is an event of AG-UI", refusals=_AGUI,
+              refused=(*_V1, errors.ConversationDiffers, *_RUNS)),
     Operation(method="POST", path="/invocations", tag="agentcore", takes=("runtime_session", "request_id", "key"),
               summary="Invoke the agent, as AgentCore Runtime does", body=Invocation,
               answers={200: InvocationAnswer, 202: InvocationAnswer, 500: InvocationFailure},

@@ -1,23 +1,27 @@
 """AG-UI: `POST /agui`, on the same queues as `/chat`.
 
 A thread is a session and its `runId` an idempotency key. The server stores the conversation: of the messages that a
-client sends, only the user's last one is used. The answer is always a stream.
+client sends, only the user's last one is used. The others are compared with it if the header `X-Client-History` or the
+setting `client_history` says so. The answer is always a stream.
 """
 
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
+from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline._encoding import encode
+from strandline._engine.requests import ListedMessages as Listed
 from strandline._engine.streams import Later
 from strandline._http import wire
 from strandline._http.caller import session_of
 from strandline._http.dialects.agui.stream import AgUiEvents
 from strandline._http.dialects.agui.transcript import ListedMessages, is_said_by
 from strandline._http.dialects.agui.wire import READS, RunAgentInput, last_said, options_of, prompt_of
+from strandline._http.dialects.client_history import Earlier, client_history, went_back
 from strandline._http.exchange.exchange import Accepted, Dialect, Frames
 from strandline._http.exchange.run_request import Responses, RunRequest
 from strandline._model import Outcome
@@ -51,6 +55,7 @@ class AgUi(Dialect):
             raise Invalid(f"{error} - at `$.threadId`") from None
         return _Request(
             key=key,
+            listed=self._listed(request, body),
             input=prompt,
             options=options_of(body),
             body=_counting(body, prompt),
@@ -59,6 +64,17 @@ class AgUi(Dialect):
             read=body,
             sent=sent,
         )
+
+    def _listed(self, request: Request, body: RunAgentInput) -> Listed | None:
+        """Return what a client lists of the conversation before its message, if that counts."""
+        how = client_history(request, self._settings.client_history)
+        said = last_said(body.messages)
+        if how == "ignore" or body.resume or said is None or options_of(body).after is not UNSET:
+            return None
+        earlier = Earlier()
+        for message in body.messages[: said + 1]:
+            earlier.add(message.role, message.content if isinstance(message.content, str | list) else None)
+        return Listed(earlier.texts, earlier.is_cut, how)
 
     async def answer(self, run: Accepted, end: Outcome | Later) -> Response:
         """Never called: all answers are streams."""
@@ -78,6 +94,7 @@ class AgUi(Dialect):
             parent_run_id=body.read.parent_run_id,
             listed=ListedMessages(body.sent, ours, has_some),
             answers=isinstance(body.input, Responses),
+            went_back=went_back(run.ticket),
             later=f"the server is stopping; the run continues after its restart, see {run.location}",
         )
         return frames, {"Location": run.location, **run.replayed}

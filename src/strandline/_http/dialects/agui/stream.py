@@ -4,6 +4,8 @@ What is sent follows from the run's stored events and the request alone, so that
 but for places in the queue, which are not stored.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from msgspec import UNSET, UnsetType
@@ -42,9 +44,11 @@ class AgUiEvents:
         parent_run_id: str | None,
         listed: ListedMessages,
         answers: bool,
+        went_back: Mapping[str, Any] = MappingProxyType({}),
         later: str,
     ) -> None:
         self._about = {_NAMESPACE: wire.Metadata(run_id=ours, session_id=session_id)}
+        self._accepted = {_NAMESPACE: wire.Metadata(run_id=ours, session_id=session_id, **went_back)}
         self._thread_id = thread_id
         self._run_id = run_id
         self._parent_run_id: str | UnsetType = parent_run_id or UNSET
@@ -68,7 +72,7 @@ class AgUiEvents:
     def opening(self) -> bytes:
         """Return the first event, and the conversation as it was before the run if the client has some of the run."""
         started = wire.RunStartedEvent(
-            thread_id=self._thread_id, run_id=self._run_id, parent_run_id=self._parent_run_id, metadata=self._about
+            thread_id=self._thread_id, run_id=self._run_id, parent_run_id=self._parent_run_id, metadata=self._accepted
         )
         return _event(started) + (self._snapshot() if self._had_some else b"")
 

@@ -20,6 +20,7 @@ from strandline._http import wire
 from strandline._http.exchange.idempotency import key_in_body
 from strandline._http.exchange.run_request import Response as Answered
 from strandline._http.exchange.run_request import Responses, RunOptions
+from strandline._http.routes.runs import AgentStateThen, EffectBody
 from strandline._model import Block, Input, InputRequest, RunId, RunStatus, SessionId
 from strandline.errors import Invalid
 
@@ -156,6 +157,13 @@ class Metadata(Struct, frozen=True, omit_defaults=True):
     position: int | UnsetType = UNSET
     """The place that the run would have had, if a queue was full."""
     estimated_wait_s: float | UnsetType | None = UNSET
+    after: RunId | UnsetType | None = UNSET
+    """If the request's messages differ: the run after which history continued; None: its beginning."""
+    superseded: list[RunId] | UnsetType = UNSET
+    """The runs that are superseded thereby."""
+    effects: list[EffectBody] | UnsetType | None = UNSET
+    """Their tools that have acted, or perhaps; None: they cannot be seen."""
+    agent_state: AgentStateThen | UnsetType = UNSET
 
 
 class Event(Struct, frozen=True, tag_field="type", rename="camel", kw_only=True):

@@ -8,7 +8,6 @@ message.
 
 import asyncio
 import hashlib
-from collections import deque
 from enum import Enum, auto
 from typing import Final
 
@@ -17,10 +16,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 from starlette.requests import Request
 
-from strandline._history import MOST_LISTED, kept, plain_text
 from strandline._http import wire
+from strandline._http.dialects.client_history import INSTRUCTIONS, Earlier
 from strandline._http.dialects.openai.json_scanner import Event, JsonScanner, Mark, NotJson
-from strandline._http.dialects.openai.wire import INSTRUCTIONS, READS, ChatMessage, CompletionBody
+from strandline._http.dialects.openai.wire import READS, ChatMessage, CompletionBody
 from strandline._http.exchange.idempotency import fingerprint
 from strandline._http.forwardable import admitted
 from strandline.errors import Invalid
@@ -89,37 +88,15 @@ class BodyReader:
             came += size
 
 
-class Earlier:
-    """What the user's messages of a list say that are not the last one; at most `MOST_LISTED`."""
-
-    def __init__(self) -> None:
-        self._texts: deque[str] = deque(maxlen=MOST_LISTED + 1)
-        self._has_begun = False
-        self._is_cut = False
-
-    def add(self, message: ChatMessage | None) -> None:
-        """Add the next message of the list; None: one that was too large."""
-        if message is None:
-            self._texts.clear()
-            self._is_cut = self._has_begun = True
-        elif message.role == "user":
-            self._is_cut = self._is_cut or len(self._texts) > MOST_LISTED
-            self._texts.append(kept(plain_text(message.content)))
-            self._has_begun = True
-        elif message.role not in INSTRUCTIONS:
-            self._is_cut = self._is_cut or not self._has_begun  # (no conversation begins with an answer)
-            self._has_begun = True
-
-    def beside(self, received: Received) -> Received:
-        """Return a request with them."""
-        return replace(received, earlier=tuple(self._texts)[:-1], is_cut=self._is_cut)
-
-
 def _with_earlier(received: Received) -> Received:
     earlier = Earlier()
     for message in received.body.messages:
-        earlier.add(message)
-    return earlier.beside(received)
+        earlier.add(message.role, message.content)
+    return _beside(earlier, received)
+
+
+def _beside(earlier: Earlier, received: Received) -> Received:
+    return replace(received, earlier=earlier.texts, is_cut=earlier.is_cut)
 
 
 class _Part(Enum):
@@ -180,7 +157,7 @@ class LongBody:
         if self._is_keyed:
             self._rest[self._messages_at : self._messages_at] = b'"%b"' % self._messages.digest()
         received = Received(replace(body, messages=self._messages.last()), bytes(self._rest), self._messages.before)
-        return received if (earlier := self._messages.earlier) is None else earlier.beside(received)
+        return received if (earlier := self._messages.earlier) is None else _beside(earlier, received)
 
     def _in_rest(self, mark: Mark, piece: bytes, done: int) -> int:
         """Process a key or value of the body itself; return the offset up to which the piece is consumed."""
@@ -244,8 +221,10 @@ class Messages:
         The role of a message that is too large is unknown: it counts unless a later one does.
         """
         message = None if self._is_dropped else self._read()
-        if self.earlier is not None:
-            self.earlier.add(message)
+        if self.earlier is not None and message is not None:
+            self.earlier.add(message.role, message.content)
+        elif self.earlier is not None:
+            self.earlier.add_unread()
         if self._all is not None:
             self._all.update(self._hash.digest() if message is None else fingerprint(bytes(self._coming)))
         if message is None or message.role not in INSTRUCTIONS or not (self._last or self._is_too_large):

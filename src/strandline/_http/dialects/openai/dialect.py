@@ -8,7 +8,7 @@ one is refused, because programs of this protocol know no sessions, and all thei
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -20,6 +20,7 @@ from strandline._engine.requests import ListedMessages
 from strandline._engine.streams import Later
 from strandline._http import wire
 from strandline._http.caller import session_header, session_of
+from strandline._http.dialects.client_history import client_history, went_back
 from strandline._http.dialects.openai.answer import NoAnswer, answer_of
 from strandline._http.dialects.openai.body import BodyReader
 from strandline._http.dialects.openai.stream import Chunks
@@ -40,7 +41,6 @@ from strandline._http.dialects.openai.wire import (
     failure,
     prompt_of,
     tokens,
-    went_back,
 )
 from strandline._http.dialects.waiting import Waiting
 from strandline._http.exchange.exchange import Accepted, Dialect, Frames
@@ -57,7 +57,6 @@ _ROUTES: Final = (
 )
 """The first segments of OpenAI's paths. Most do not exist here; their 404 has OpenAI's format too."""
 _BASE: Final = "/v1"
-CLIENT_HISTORY: Final = "X-Client-History"
 _PLACES: Final = re.compile(rf"((?:{_BASE})*)/(?:chat/completions|{_ROUTES})(?:/.*)?", re.DOTALL)
 
 
@@ -96,7 +95,7 @@ class OpenAI(Dialect):
 
     async def parse(self, request: Request) -> RunRequest:
         """Read the last message of a conversation, or answers to input requests."""
-        how = self._client_history(request)
+        how = client_history(request, self._settings.client_history)
         received = await self._bodies.read(request, is_keyed=KEY in request.headers, lists=how != "ignore")
         body = received.body
         listed: ListedMessages | None = None
@@ -145,16 +144,6 @@ class OpenAI(Dialect):
             went_back=went_back(run.ticket),
         )
         return chunks, run.replayed
-
-    def _client_history(self, request: Request) -> Literal["ignore", "follow", "refuse"]:
-        """Return what a request's earlier messages do. Raises `Invalid`."""
-        values = request.headers.getlist(CLIENT_HISTORY)
-        if not any(values):
-            return self._settings.client_history
-        match values[0].strip().lower():
-            case ("ignore" | "follow" | "refuse") as how if len(values) == 1:
-                return how
-        raise Invalid(f"{CLIENT_HISTORY} must be ignore, follow or refuse, and be sent once")
 
     def _named(self, request: Request, body: CompletionBody) -> str:
         header = self._settings.session_header

@@ -15,11 +15,11 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
 from strandline._encoding import encode
-from strandline._engine.admission import Ticket
 from strandline._http import wire
+from strandline._http.dialects.client_history import INSTRUCTIONS
 from strandline._http.exchange.run_request import Response as Answered
 from strandline._http.exchange.run_request import Responses, RunOptions
-from strandline._http.routes.runs import AgentStateThen, EffectBody, effects_of, state_of
+from strandline._http.routes.runs import AgentStateThen, EffectBody
 from strandline._model import Block, Input, InputRequest, RunId, RunStatus, SessionId
 from strandline.errors import Invalid, StorageFull
 
@@ -27,8 +27,6 @@ READS: Final = "The body is an object with `messages`, the last of them the user
 
 _PARAM: Final = re.compile(r"at `\$\.([^`]+)`|missing required field `(\w+)`(?!.* at `\$)")
 _DATA_URL: Final = re.compile(r"data:image/(png|jpeg|jpg|gif|webp);base64,(.*)", re.DOTALL)
-INSTRUCTIONS: Final = frozenset({"system", "developer"})
-"""Roles of messages that are ignored: the agent has its own system prompt."""
 
 _Metadata = Annotated[
     dict[str, Any] | None, Meta(description="Stored with the run, except `session_id`, which names the session")
@@ -167,18 +165,6 @@ class Extension(Struct, frozen=True):
         Meta(description="Their tools that have acted, or perhaps; null: they cannot be seen"),
     ] = UNSET
     agent_state: AgentStateThen | UnsetType = UNSET
-
-
-def went_back(ticket: Ticket) -> dict[str, Any]:
-    """Return the fields of the extension for a run that went back as its client's list says; none for any other."""
-    if ticket.back is None or (gone := ticket.superseded) is None:
-        return {}
-    return {
-        "after": ticket.back.after,
-        "superseded": gone.runs,
-        "effects": effects_of(gone),
-        "agent_state": state_of(gone),
-    }
 
 
 class Said(Struct, frozen=True, kw_only=True):

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import msgspec
 
+from strandline._http.dialects.client_history import INSTRUCTIONS
 from strandline._http.dialects.openai.responses.wire import READS, ResponseRequest
-from strandline._http.dialects.openai.wire import INSTRUCTIONS, image_of
+from strandline._http.dialects.openai.wire import image_of
 from strandline._http.exchange.run_request import Response as Answered
 from strandline._http.exchange.run_request import Responses
 from strandline._model import Block, Input
