@@ -77,7 +77,17 @@ class ServiceKeywords(_OlderKeywords, total=False):
     max_file_bytes: int
     file_retention: float
     webhook: str | None
-    webhook_events: list[Literal["run.queued", "run.started", "run.joined", "run.finished"]]
+    webhook_events: list[
+        Literal[
+            "run.queued",
+            "run.started",
+            "run.joined",
+            "run.finished",
+            "session.paused",
+            "session.resumed",
+            "session.deleted",
+        ]
+    ]
     webhook_secrets: str | None
     webhook_retries: list[float]
     webhook_allow_private: bool

@@ -481,7 +481,7 @@ Carrier = dict[str, str]
 
 
 class Webhook(Struct, frozen=True, omit_defaults=True):
-    """Where events of a run are sent, and which, by their types."""
+    """Where events of a run or of a session are sent, and which, by their types."""
 
     url: str
     events: tuple[str, ...] = ("run.finished",)
@@ -495,6 +495,11 @@ class RunWebhook(Webhook, frozen=True, omit_defaults=True):
     """The webhook of a run. `by_server`: the server's settings name it, and not the run's caller."""
 
     by_server: bool = False
+
+    def of_run(self) -> "RunWebhook | None":
+        """Return it with its events of runs alone; None if it has none."""
+        events = tuple(each for each in self.events if each.startswith("run."))
+        return replace(self, events=events) if events else None
 
 
 class RunDefaults(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -143,10 +143,23 @@ class ServiceSettings(Struct, frozen=True, kw_only=True, rename=_shown):
     ] = 86400.0
     webhook: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
-        Meta(description="URL to which events of runs are sent whose request and session name none; default: none"),
+        Meta(
+            description="URL to which events of runs and sessions are sent whose request and session name none;"
+            " default: none"
+        ),
     ] = None
     webhook_events: Annotated[
-        list[Literal["run.queued", "run.started", "run.joined", "run.finished"]],
+        list[
+            Literal[
+                "run.queued",
+                "run.started",
+                "run.joined",
+                "run.finished",
+                "session.paused",
+                "session.resumed",
+                "session.deleted",
+            ]
+        ],
         Meta(description="The events that are sent there; default: `run.finished`"),
     ] = []
     webhook_secrets: Annotated[

@@ -257,3 +257,56 @@ def test_another_server_sends_what_a_killed_one_leaves(
         finally:
             second.close()
     assert {each.id for each in receiver.received} == expected
+
+
+SESSION_EVENTS = ["session.paused", "session.resumed", "session.deleted"]
+
+
+def test_the_events_of_a_session_are_sent_although_the_server_is_killed(
+    at: Checkpoints, receiver: Receiver, tmp_path: Path
+) -> None:
+    """Killed between their commit and their arrival; that of a deletion outlives its session."""
+    receiver.answers = lambda _: 503
+    more = flags(tmp_path, "--webhook-retries", ",".join(["0.1"] * 100))
+    with serving(AGENT, *more, folder=tmp_path, variables=at.environment) as server:
+        server.chat("hello", "s")
+        server.chat("hello", "t")
+        options = {"webhook": {"url": receiver.url, "events": SESSION_EVENTS}}
+        for session in ("s", "t"):
+            assert server.client.patch(f"/v1/sessions/{session}", json={"options": options}).status_code == 200
+        refused = server.client.post("/v1/sessions/s/runs", json={"input": "hello", "webhook": options["webhook"]})
+        assert (refused.status_code, "events of a session are sent to" in refused.json()["detail"]) == (422, True)
+        run_id = sent(server, None)
+        assert "webhook" not in server.client.get(f"/v1/runs/{run_id}", params={"wait": 30}).json()
+        assert server.client.post("/v1/sessions/s/pause").status_code == 200
+        assert server.client.post("/v1/sessions/s/resume").status_code == 200
+        assert server.client.delete("/v1/sessions/t").status_code == 204
+        server.kill()
+        receiver.answers = lambda _: 204
+        server.start()
+        came = receiver.until(lambda found: {each.type for each in found} == set(SESSION_EVENTS), "all")
+        until(lambda: not left(server), "all are received")
+        receiver.answers = lambda _: 503
+        server.client.post("/v1/sessions/s/pause")
+        (waits,) = left(server)
+        assert (waits["type"], waits["run_id"], waits["session_id"]) == ("session.paused", None, "s")
+        assert server.client.delete("/v1/sessions/s").status_code == 204
+        (last,) = left(server)
+        assert (last["type"], last["session_id"]) == ("session.deleted", "s")
+    assert all(each.is_signed_by(SECRET) for each in came)
+    of = {each.type: each.event for each in came}
+    assert {kind: event["data"] for kind, event in of.items()} == {
+        "session.paused": {"session_id": "s"}, "session.resumed": {"session_id": "s"},
+        "session.deleted": {"session_id": "t"},
+    }  # fmt: skip
+
+
+def test_the_servers_webhook_gets_events_of_sessions(at: Checkpoints, receiver: Receiver, tmp_path: Path) -> None:
+    """Those that the settings name, of sessions whose options have no webhook."""
+    more = flags(tmp_path, "--webhook", receiver.url, "--webhook-events", "session.deleted")
+    with serving(AGENT, *more, folder=tmp_path, variables=at.environment) as server:
+        server.chat("hello", "s")
+        server.client.post("/v1/sessions/s/pause")
+        assert server.client.delete("/v1/sessions/s").status_code == 204
+        (came,) = receiver.until(lambda found: found, "the deletion")
+    assert (came.type, came.event["data"]) == ("session.deleted", {"session_id": "s"})

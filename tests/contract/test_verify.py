@@ -15,10 +15,11 @@ from strandline._clock import SystemClock
 from strandline._journal.backup import backup
 from strandline._journal.checksums import key_crc, message_owner, with_checksum
 from strandline._journal.driver import copy_into
+from strandline._journal.port import Changed, Delete, SessionReport
 from strandline._journal.postgres.journal import PostgresJournal
 from strandline._journal.sqlite import SqliteJournal
 from strandline._journal.verify import verify
-from strandline._model import Range, RoundStarted, ToolDone
+from strandline._model import Range, RoundStarted, RunWebhook, ToolDone
 from strandline.errors import JournalDamaged, JournalError
 from strandline.testing._desk import WIDE, done, key, said
 
@@ -40,6 +41,10 @@ async def fill(journal: SqliteJournal | PostgresJournal) -> None:
         await journal.checkpoint(token, RoundStarted(said("a")))
         await journal.checkpoint(token, ToolDone("t", {}))
         await journal.accept(new(f"{session}.y", session), WIDE, claim_next=True)
+    await journal.accept(new("gone.x", "gone"), WIDE, claim_next=True)
+    await journal.finish((await anext(claims)).token, done("hi", "ho"), claim_next=False)
+    report = SessionReport(RunWebhook("https://example.com/", ("session.deleted",)))
+    assert await journal.change(Delete(key("gone"), report=report)) == Changed(existed=True)
     await journal.close()
 
 

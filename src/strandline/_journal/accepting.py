@@ -251,8 +251,7 @@ class Accepting(GoingBack):
         if most is not None and self._stored_bytes(arrival.new.key.principal) + size > most:
             return Refused("storage_full", arrival.ahead + 1)
         if arrival.new.webhook is not None and (most := bounds.deliveries) is not None:
-            principal, limit = arrival.new.key.principal, most
-            count = self._fetched(("deliveries", principal), lambda records: records.deliveries_of(principal, limit))
+            count = self._deliveries_of(arrival.new.key.principal, most)
             if count >= most:
                 return Refused("webhooks_full", arrival.ahead + 1)
         if (room := self._room) is not None:

@@ -124,7 +124,9 @@ class Changing(Forking):
             ref = session.ref
             if self._fetched(("scheduled", ref.no), lambda records: records.has_schedules(ref)):
                 return Busy()
+        webhook = self._webhook_for(session, "session.deleted", change.report)
         self._note(session, DropSession(session.ref, session.end.row, session.end.nth, self._now))
+        self._send_of_session(session, "deleted", webhook)
         del self._sessions[session.key]
         self._dropped.append(session.key)
         self._drops_in_flight[session.key] += 1
@@ -318,12 +320,14 @@ class Changing(Forking):
         session = self._find(change.key)
         if session is None:
             return Changed(existed=False)
+        webhook = None if session.paused else self._webhook_for(session, "session.paused", change.report)
         if session.closed_since is None:
             held, open_round = session.held, session.question
             since = held.held_since if held is not None and held.held_since is not None else self._now
             session.closed_since = since if open_round is None else max(since, open_round.until)
         session.paused = True
         self._change_session(session)
+        self._send_of_session(session, "paused", webhook)
         self._moved(session.key)
         return Changed(existed=True)
 
@@ -333,9 +337,11 @@ class Changing(Forking):
         if session is None:
             return Changed(existed=False)
         if session.paused:
+            webhook = self._webhook_for(session, "session.resumed", change.report)
             session.paused = False
             session.rests_since = None if session.rests_since is None else self._now
             self._change_session(session)
+            self._send_of_session(session, "resumed", webhook)
             if session.held is None:
                 self._open_again(session, self._now)
         return Changed(existed=True)

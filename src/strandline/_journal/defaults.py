@@ -80,7 +80,7 @@ def with_defaults(new: NewRun, body: Body, options: RunDefaults) -> tuple[NewRun
         queue_deadline=queue_deadline,
         metadata={**(options.metadata or {}), **new.metadata},
         sender=of("sender") or new.sender,
-        webhook=new.webhook if (webhook := of("webhook")) is None else RunWebhook(webhook.url, webhook.events),
+        webhook=new.webhook if (webhook := of("webhook")) is None else RunWebhook(webhook.url, webhook.events).of_run(),
     )
     if (given := of("collect")) is not None and merged.collect is not None:
         merged = replace(merged, collect=collect_by(given, merged.collect))

@@ -1,6 +1,7 @@
-"""Events of runs that are sent to webhooks, as they are stored with what they report. Pure.
+"""Events of runs and sessions that are sent to webhooks, as they are stored with what they report. Pure.
 
-The id of an event follows from the run and from what has happened to it, so that the same one is never stored twice.
+The id of an event follows from the run and from what has happened to it, so that the same one is never stored twice;
+that of an event of a session from a number that is drawn for it.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from strandline._journal.changes import AddDelivery, SessionRef
 from strandline._journal.state import RunState
 from strandline._model import InputRequest, Outcome, RunError, RunId, RunStatus, RunWebhook, SessionId
 
+NO_SESSION: Final = 0
+"""The number that stands for the session of its last event, which is stored as it is deleted."""
 MOST_OUTPUT: Final = 16 * 1024
 """How many characters of a run's output an event has at most: the run has all of it."""
 _outcome: Final[Callable[[bytes], Outcome]] = decoder(Outcome)
@@ -35,8 +38,14 @@ class RunData(Struct, frozen=True, kw_only=True):
     usage: dict[str, int] | UnsetType | None = UNSET
 
 
+class SessionData(Struct, frozen=True):
+    """What an event says about its session."""
+
+    session_id: SessionId
+
+
 class Payload(Struct, frozen=True):
-    """An event: `nth` distinguishes it from others of its type of the same run."""
+    """An event of a run: `nth` distinguishes it from others of its type of the same run."""
 
     type: str
     data: RunData
@@ -58,6 +67,17 @@ def delivery(session: SessionRef, run: RunState, webhook: RunWebhook, event: Pay
     body = Delivery(event.type, webhook.url, now, event.data, webhook.by_server)
     kind = event.type.removeprefix("run.")
     return AddDelivery(session, f"{run.run_id}_{kind}{event.nth}", host_of(webhook.url), now, encode_messages(body))
+
+
+def session_delivery(session: SessionRef, kind: str, webhook: RunWebhook, number: int, now: float) -> AddDelivery:
+    """Return an event of a session, `paused`, `resumed` or `deleted`, as it is stored.
+
+    The last one is not of the session any more, and stays when that is deleted.
+    """
+    body = Delivery(f"session.{kind}", webhook.url, now, SessionData(session.key.session_id), webhook.by_server)
+    if kind == "deleted":
+        session = SessionRef.of(NO_SESSION, session.key)
+    return AddDelivery(session, f"session_{number}_{kind}", host_of(webhook.url), now, encode_messages(body))
 
 
 def host_of(url: str) -> str:

@@ -21,6 +21,7 @@ from strandline._journal.contents import MOST_FAULTS, fault_of
 from strandline._journal.database import Database
 from strandline._journal.defaults import options_of
 from strandline._journal.deletion import COUNT_STORED_BYTES
+from strandline._journal.deliveries import NO_SESSION
 from strandline._journal.files import file_of
 from strandline._journal.forks import decoded_fork
 from strandline._journal.lists import delivery_of, schedule_of
@@ -402,11 +403,11 @@ class Check(ABC):
     def _deliveries(self) -> None:
         for row in self._delivery_rows():
             session = self._sessions.get(row[1])
-            if session is None:
+            if session is None and row[1] != NO_SESSION:
                 self._lost_delivery(row[0])
                 continue
             found = delivery_of(row)
-            if found.key != session.ref.key:
+            if session is not None and found.key != session.ref.key:
                 self._fault(f"the event {found.id} is of another session than its own")
             elif found.body is None:
                 self._fault(f"the event {found.id} is damaged")

@@ -84,6 +84,7 @@ from strandline._model import (
     RunId,
     RunStatus,
     RunSummary,
+    RunWebhook,
     ScheduleId,
     Sender,
     SessionId,
@@ -225,6 +226,19 @@ class ClaimResult(StrEnum):
     """The next run is a last attempt and another last attempt runs; try again when that one has ended."""
 
 
+class SessionReport(Struct, frozen=True):
+    """Where the event of a change of a session is sent, unless its options say; None: nowhere.
+
+    It is left out if as many events of its principal are left as `deliveries`: a change is never refused for it.
+    """
+
+    webhook: RunWebhook | None = None
+    deliveries: int | None = None
+
+
+NO_REPORT: Final = SessionReport()
+
+
 class Delete(Struct, frozen=True):
     """Delete a session with its history, state and ended runs. Busy while a run of it waits, executes or is held.
 
@@ -234,6 +248,7 @@ class Delete(Struct, frozen=True):
 
     key: SessionKey
     ended_before: float | None = None
+    report: SessionReport = NO_REPORT
 
 
 class EndWaiting(Struct, frozen=True):
@@ -314,12 +329,14 @@ class Pause(Struct, frozen=True):
     """Claim nothing of a session until it is resumed, across restarts; an executing run continues."""
 
     key: SessionKey
+    report: SessionReport = NO_REPORT
 
 
 class Resume(Struct, frozen=True):
     """End the pause of a session."""
 
     key: SessionKey
+    report: SessionReport = NO_REPORT
 
 
 class SetOptions(Struct, frozen=True):

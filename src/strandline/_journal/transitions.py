@@ -35,11 +35,11 @@ from strandline._journal.changes import (
     SessionRef,
 )
 from strandline._journal.defaults import options_of
-from strandline._journal.deliveries import Payload, delivery, finished, joined, started
+from strandline._journal.deliveries import Payload, delivery, finished, joined, session_delivery, started
 from strandline._journal.errors import ClaimLost
 from strandline._journal.live import LiveSessions
 from strandline._journal.numbers import Numbers
-from strandline._journal.port import ClaimResult, Refused
+from strandline._journal.port import ClaimResult, Refused, SessionReport
 from strandline._journal.records import (
     DiskSpace,
     Missing,
@@ -86,6 +86,7 @@ from strandline._model import (
     RunId,
     RunsCollected,
     RunStatus,
+    RunWebhook,
     ScheduleId,
     SessionKey,
 )
@@ -340,6 +341,31 @@ class Transitions(LiveSessions):
         webhook = run.webhook
         if webhook is not None and webhook.wants(event.type):
             self._note(run.session, delivery(run.session.ref, run, webhook, event, self._now))
+            self._to_send += 1
+
+    def _webhook_for(self, session: SessionState, event: str, report: SessionReport) -> RunWebhook | None:
+        """Return where an event of a session is to be sent; None for nowhere. To be asked before anything changes."""
+        try:
+            own = self._options(session).webhook
+        except RecordDamaged:  # (nobody knows where it was to go)
+            return None
+        webhook = report.webhook if own is None else RunWebhook(own.url, own.events)
+        if webhook is None or not webhook.wants(event):
+            return None
+        principal, most = session.key.principal, report.deliveries
+        if most is not None and self._deliveries_of(principal, most) >= most:
+            return None
+        return webhook
+
+    def _deliveries_of(self, principal: Principal, most: int) -> int:
+        """Return how many events of a principal are left, `most` at most."""
+        return self._fetched(("deliveries", principal), lambda records: records.deliveries_of(principal, most))
+
+    def _send_of_session(self, session: SessionState, kind: str, webhook: RunWebhook | None) -> None:
+        """Have an event of a session sent to a webhook, if there is one."""
+        if webhook is not None:
+            number = self.numbers.fence(self._partition(session))
+            self._note(session, session_delivery(session.ref, kind, webhook, number, self._now))
             self._to_send += 1
 
     # -- runs that join -------------------------------------------------------------------------------

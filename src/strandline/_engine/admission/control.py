@@ -47,6 +47,7 @@ from strandline._journal.port import (
     Restored,
     Resume,
     SessionQuery,
+    SessionReport,
     SetOptions,
     Stopped,
     Superseded,
@@ -120,6 +121,7 @@ class Control:
         self._retries = retries
         self._builder = builder
         self._options = options
+        self._report = SessionReport(builder.server_webhook, options.max_webhooks_per_caller)
         self._under_way: set[asyncio.Task[Any]] = set()
         self._is_over = False
 
@@ -337,11 +339,11 @@ class Control:
 
     async def pause(self, key: SessionKey) -> SessionView:
         """Pause a session: accept runs, start none until it is resumed, also after a restart. Raises `NotFound`."""
-        return await self._paused(key, Pause(key), SessionPaused())
+        return await self._paused(key, Pause(key, self._report), SessionPaused())
 
     async def resume(self, key: SessionKey) -> SessionView:
         """Resume a paused session. Raises `NotFound`."""
-        return await self._paused(key, Resume(key), SessionResumed())
+        return await self._paused(key, Resume(key, self._report), SessionResumed())
 
     async def _paused(self, key: SessionKey, change: Pause | Resume, event: SessionEvent) -> SessionView:
         self._ownership.check(key)
@@ -361,7 +363,7 @@ class Control:
 
         Raises `SessionBusy`.
         """
-        changed = await to_the_end(self._delete(Delete(key, ended_before)), self._under_way)
+        changed = await to_the_end(self._delete(Delete(key, ended_before, self._report)), self._under_way)
         if not isinstance(changed, Changed):
             raise SessionBusy(
                 "the session has a run that waits or executes, or is locked; delete it when that has ended"

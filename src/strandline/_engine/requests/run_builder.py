@@ -159,6 +159,12 @@ class RunBuilder(Struct, eq=False):
                 request.webhook, request.key.principal, self._can_sign, allow_private=options.webhook_allow_private
             )
             return RunWebhook(request.webhook.url, request.webhook.events)
+        return None if self.server_webhook is None else self.server_webhook.of_run()
+
+    @property
+    def server_webhook(self) -> RunWebhook | None:
+        """The webhook of the settings."""
+        options = self._options
         if options.webhook is None or self._can_sign is None:
             return None
         return RunWebhook(options.webhook, tuple(options.webhook_events) or DEFAULT_EVENTS, by_server=True)
@@ -207,10 +213,12 @@ class RunBuilder(Struct, eq=False):
                 on_disconnect=options.on_disconnect,
                 metadata=options.metadata or {},
                 sender=options.sender,
-                webhook=options.webhook,
             ),
             None,
         )
+        if options.webhook is not None:
+            allow_private = self._options.webhook_allow_private
+            check_webhook(options.webhook, key.principal, self._can_sign, allow_private=allow_private, of_session=True)
         if options.collect is not None:
             self._collect(options.collect)
 

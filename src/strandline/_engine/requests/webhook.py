@@ -11,25 +11,35 @@ from strandline._model import Principal, Webhook
 from strandline.errors import Invalid
 
 EVENTS: Final = ("run.queued", "run.started", "run.joined", "run.finished")
-"""The events that can be sent."""
+"""The events of runs that can be sent."""
+SESSION_EVENTS: Final = ("session.paused", "session.resumed", "session.deleted")
+"""Those of sessions: to the webhook of a session, or of the server."""
 DEFAULT_EVENTS: Final = ("run.finished",)
 LONGEST_URL: Final = 2048
 
 
 def check_webhook(
-    webhook: Webhook, principal: Principal, can_sign: Callable[[Principal], bool] | None, *, allow_private: bool
+    webhook: Webhook,
+    principal: Principal,
+    can_sign: Callable[[Principal], bool] | None,
+    *,
+    allow_private: bool,
+    of_session: bool = False,
 ) -> None:
-    """Raise `Invalid` unless events of a principal can be sent to a webhook."""
+    """Raise `Invalid` unless events of a principal can be sent to a webhook, those of runs or (`of_session`) all."""
     if can_sign is None:
         raise Invalid(
             "webhook: this server sends nothing to webhooks, since it has no secrets to sign with; its operator sets"
             " webhook_secrets to a file of lines that `strandline keys webhook NAME` prints"
         )
     check_url(webhook.url, allow_private=allow_private)
-    if unknown := sorted(set(webhook.events) - set(EVENTS)):
-        raise Invalid(f"webhook.events cannot have {', '.join(unknown)}; it may have {', '.join(EVENTS)}")
+    events = (*EVENTS, *SESSION_EVENTS) if of_session else EVENTS
+    if unknown := sorted(set(webhook.events) - set(events)):
+        of_sessions = "; events of a session are sent to the webhook of its options, or of the settings"
+        hint = of_sessions if set(unknown) & set(SESSION_EVENTS) else ""
+        raise Invalid(f"webhook.events cannot have {', '.join(unknown)}; it may have {', '.join(events)}{hint}")
     if not webhook.events:
-        raise Invalid(f"webhook.events must have at least one of {', '.join(EVENTS)}")
+        raise Invalid(f"webhook.events must have at least one of {', '.join(events)}")
     if not can_sign(principal):
         raise Invalid(
             f"webhook: {principal} has no secret that signs what is sent; its operator adds the line that `strandline"

@@ -70,7 +70,7 @@ class _Payload(Struct, frozen=True):
 
 
 class _Run(Struct, frozen=True):
-    run_id: RunId
+    run_id: RunId | None = None
 
 
 _stored: Final[Callable[[bytes], _Stored]] = decoder(_Stored)

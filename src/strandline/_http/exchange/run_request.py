@@ -49,8 +49,23 @@ class WebhookBody(Struct, frozen=True, forbid_unknown_fields=True):
 
     url: Annotated[str, Meta(description="An `https` URL without a user name, password or fragment", max_length=2048)]
     events: Annotated[
-        tuple[Literal["run.queued", "run.started", "run.joined", "run.finished"], ...],
-        Meta(description="The events that are sent", min_length=1, max_length=4),
+        tuple[
+            Literal[
+                "run.queued",
+                "run.started",
+                "run.joined",
+                "run.finished",
+                "session.paused",
+                "session.resumed",
+                "session.deleted",
+            ],
+            ...,
+        ],
+        Meta(
+            description="The events that are sent; those of sessions only in the options of a session",
+            min_length=1,
+            max_length=7,
+        ),
     ] = ("run.finished",)
 
     def named(self) -> Webhook:

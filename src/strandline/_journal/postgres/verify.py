@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from strandline._files.store import FileStore
 from strandline._journal.contents import MOST_FAULTS, missing, still_recorded
+from strandline._journal.deliveries import NO_SESSION
 from strandline._journal.findings import (
     DELIVERY,
     FILE,
@@ -66,7 +67,9 @@ _LOST: Final = {
     ),
     f"SELECT id FROM schedules WHERE {_NO_SESSION.format('schedules')}": "the schedule {} belongs to no session",
     f"SELECT id FROM files WHERE {_NO_SESSION.format('files')}": "the file {} belongs to no session",
-    f"SELECT id FROM deliveries WHERE {_NO_SESSION.format('deliveries')}": "the event {} belongs to no session",
+    f"SELECT id FROM deliveries WHERE session <> {NO_SESSION} AND {_NO_SESSION.format('deliveries')}": (
+        "the event {} belongs to no session"
+    ),
     f"SELECT session FROM agents WHERE {_NO_SESSION.format('agents')}": (
         "a context window belongs to no session (number {})"
     ),

@@ -14,8 +14,12 @@ from strandline._journal.port import (
     DueDeliveriesQuery,
     NoteDeliveries,
     NotReceived,
+    Pause,
     Refused,
     Resend,
+    Resume,
+    SessionQuery,
+    SessionReport,
     SetOptions,
     StoredDelivery,
 )
@@ -181,3 +185,68 @@ class DeliveriesContract(Contract):
         await desk.finish(await desk.start("plain", bounds=full))
         await note(desk, "r0_finished")
         await desk.finish(await desk.start("more", webhook=webhook, bounds=full))
+
+    @scenario
+    async def test_events_of_a_session_are_stored_with_its_changes(self, desk: Desk) -> None:
+        """A change that changes nothing has none; deleting drops the earlier ones, and leaves its own."""
+        await desk.finish(await desk.start("a"))
+        events = ("session.paused", "session.resumed", "session.deleted")
+        options = {"webhook": Webhook("https://own/hook", events)}
+        assert await desk.journal.change(SetOptions(key(), options)) == Changed(existed=True)
+        report = SessionReport(RunWebhook("https://server/", events, by_server=True))
+        for change in (Resume, Pause, Pause, Resume, Resume):
+            assert await desk.journal.change(change(key(), report)) == Changed(existed=True)
+        (paused, resumed) = await due(desk)
+        said = [json.decode(each.body or b"") for each in (paused, resumed)]
+        assert [each["type"] for each in said] == ["session.paused", "session.resumed"]
+        assert {each["url"] for each in said} == {"https://own/hook"}
+        assert [each["data"] for each in said] == [{"session_id": key().session_id}] * 2
+        assert (paused.key, paused.host, said[0]["by_server"]) == (key(), "https://own", False)
+        assert await desk.restart() == []
+        assert await due(desk) == [paused, resumed]
+        assert await desk.journal.change(Delete(key(), report=report)) == Changed(existed=True)
+        (deleted,) = await due(desk)
+        assert (deleted.key, json.decode(deleted.body or b"")["type"]) == (key(), "session.deleted")
+        assert await desk.journal.change(Delete(key(), report=report)) == Changed(existed=False)
+        await desk.finish(await desk.start("b"))
+        assert await desk.journal.change(Delete(key())) == Changed(existed=True)
+        assert await desk.restart() == []
+        assert await due(desk) == [deleted]
+        await note(desk, deleted.id)
+        assert await due(desk) == []
+
+    @scenario
+    async def test_events_of_a_session_go_to_the_servers_webhook_if_its_options_have_none(self, desk: Desk) -> None:
+        """Only those that are wanted, and none beyond the bound, where the change is made all the same."""
+        await desk.finish(await desk.start("a"))
+        server = RunWebhook("https://server/", ("session.paused", "run.finished"), by_server=True)
+        report = SessionReport(server, deliveries=1)
+        for change in (Pause, Resume, Pause):
+            assert await desk.journal.change(change(key(), report)) == Changed(existed=True)
+        (only,) = await due(desk)
+        stored = json.decode(only.body or b"")
+        assert (stored["type"], stored["url"], stored["by_server"]) == ("session.paused", server.url, True)
+        session = await desk.journal.read(SessionQuery(key()))
+        assert session is not None
+        assert session.paused
+        assert await desk.journal.change(Resume(key())) == Changed(existed=True)
+        assert await desk.journal.change(SetOptions(key(), {"webhook": Webhook("https://own/")})) == Changed(
+            existed=True
+        )
+        assert await desk.journal.change(Pause(key(), report)) == Changed(existed=True)
+        assert await ids(desk) == [only.id]
+
+    @scenario
+    async def test_a_run_has_of_its_sessions_webhook_the_events_of_runs(self, desk: Desk) -> None:
+        """And none at all if there are none, not the server's."""
+        await desk.finish(await desk.start("a"))
+        for events, left in (
+            (("session.paused", "run.finished"), RunWebhook("https://own/", ("run.finished",))),
+            (("session.paused",), None),
+        ):
+            webhook = {"webhook": Webhook("https://own/", events)}
+            assert await desk.journal.change(SetOptions(key(), webhook)) == Changed(existed=True)
+            run_id = f"of-{len(events)}"
+            await desk.finish(await desk.start_any(run_id, webhook=RunWebhook("https://server/", by_server=True)))
+            assert (await desk.run(run_id)).webhook == left
+        assert await ids(desk) == ["of-2_finished"]
