@@ -13,7 +13,7 @@ from msgspec import UNSET, Struct, UnsetType
 from strandline._encoding import decoder, encode_messages
 from strandline._journal.changes import AddDelivery, SessionRef
 from strandline._journal.state import RunState
-from strandline._model import InputRequest, Outcome, RunError, RunId, RunStatus, RunWebhook, SessionId
+from strandline._model import InputRequest, JoinState, Outcome, RunError, RunId, RunStatus, RunWebhook, SessionId
 
 NO_SESSION: Final = 0
 """The number that stands for the session of its last event, which is stored as it is deleted."""
@@ -98,7 +98,7 @@ def started(run: RunState) -> Payload:
 
 def joined(run: RunState) -> Payload:
     """Return the event of a run that has reached its host."""
-    return Payload("run.joined", _data(run, RunStatus.RUNNING, joined=UNSET if run.host is None else run.host.run_id))
+    return Payload("run.joined", _data(run, RunStatus.RUNNING))
 
 
 def finished(run: RunState, status: RunStatus, outcome: bytes) -> Payload:
@@ -125,5 +125,6 @@ def _data(run: RunState, status: RunStatus, **more: Any) -> RunData:
         sequence=run.seq,
         status=status,
         attempt=run.attempt,
+        joined=run.host.run_id if run.host is not None and run.join is JoinState.APPLIED else UNSET,
         **more,
     )
