@@ -6,7 +6,6 @@ nothing, but checks what a program can get wrong: the event loop, and the key of
 """
 
 import asyncio
-import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +23,6 @@ from strandline._engine.requests import (
     RunEdit,
     again_request,
     check_key,
-    check_webhook,
     resolution,
     resolve_request,
 )
@@ -33,7 +31,6 @@ from strandline._engine.service import Service as EngineService
 from strandline._engine.streams import Later, RunStream, as_last
 from strandline._engine.webhooks import DeliveryPage, SendResult
 from strandline._http.routes.export import Export
-from strandline._http.routes.webhooks import OFF
 from strandline._journal.port import Forked, HistoryPage, OpenTool, SessionPage, SessionTree
 from strandline._model import (
     FileId,
@@ -47,9 +44,8 @@ from strandline._model import (
     SessionId,
     SessionKey,
     SessionView,
-    Webhook,
 )
-from strandline.errors import NotFound, SetupError
+from strandline.errors import SetupError
 
 
 class CancelledRuns(Struct, frozen=True, kw_only=True):
@@ -491,27 +487,15 @@ class Service:
 
         `after` is that of the page before.
         """
-        outbox = self._checked().webhooks
-        if outbox is None:
-            return DeliveryPage([], None)
-        found = await outbox.page(principal, dead=dead, after=after or "", limit=limit)
-        return DeliveryPage(found, found[-1].id if len(found) == limit else None)
+        return await self._checked().webhooks.page(principal, dead=dead, after=after, limit=limit)
 
     async def resend(self, principal: Principal, event_id: str) -> None:
         """Send an event to its webhook again at once, as often as a new one. Raises `NotFound`."""
-        outbox = self._checked().webhooks
-        if outbox is None:
-            raise NotFound(f"there is no event {event_id} that this service sends: it sends nothing to webhooks")
-        await outbox.resend(principal, event_id)
+        await self._checked().webhooks.resend(principal, event_id)
 
     async def test_webhook(self, principal: Principal, url: str) -> SendResult:
         """Send a test to a webhook once; return whether it was received, and what it answered. Raises `Invalid`."""
-        engine = self._checked()
-        if engine.webhooks is None:
-            return SendResult(received=False, detail=OFF)
-        allow_private = engine.options.webhook_allow_private
-        check_webhook(Webhook(url), principal, engine.webhooks.can_sign, allow_private=allow_private)
-        return await engine.webhooks.test(principal, f"test_{secrets.token_hex(12)}", url)
+        return (await self._checked().webhooks.test(principal, url)).result
 
     # -- the service -------------------------------------------------------------------------------
 

@@ -117,6 +117,7 @@ def filled(path: str, **values: str) -> str:
         "schedule_id": "sch_1",
         "file_id": FILE,
         "webhook_id": "e_1",
+        "response_id": "resp_run_1",
         "model": "strandline",
     } | values
     return re.sub(r"\{(\w+)\}", lambda found: names[found[1]], path)

@@ -246,7 +246,7 @@ class Scene:
 
     async def left(self) -> dict[str, tuple[int, float | None]]:
         """Return what is stored, each with its attempts and when it is sent."""
-        page = await self.outbox.page(ANONYMOUS, dead=None, after="", limit=100_000)
+        page = (await self.outbox.page(ANONYMOUS, dead=None, after="", limit=100_000)).deliveries
         return {each.id: (each.attempts, each.next_at) for each in page}
 
 

@@ -36,7 +36,7 @@ from strandline._engine.reading import ClusterVitals, Health, Positions, Reading
 from strandline._engine.requests import ListedMessages, Replaced, Request, RunBuilder, newer_of
 from strandline._engine.schedules import Schedules, new_schedule_id
 from strandline._engine.streams import Streams, Subscription
-from strandline._engine.webhooks import Outbox, Sender
+from strandline._engine.webhooks import Outbox, Sender, Webhooks
 from strandline._files.store import FileStore
 from strandline._journal.cluster import DatabaseVitals
 from strandline._journal.partitions import PARTITIONS
@@ -175,10 +175,10 @@ class Service:
             files=self.files,
         )
         self._handover.on_gained = self.schedules.read_anew
-        self.webhooks: Outbox | None = None
+        self.outbox: Outbox | None = None
         """What sends events to webhooks; None: nothing is sent."""
         if sender is not None:
-            self.webhooks = Outbox(
+            self.outbox = Outbox(
                 journal,
                 clock,
                 self._readiness,
@@ -187,6 +187,7 @@ class Service:
                 retries_s=options.webhook_retries,
                 spawn=self._claims.spawn,
             )
+        self.webhooks = Webhooks(self.outbox, options.webhook_allow_private)
         self._ticks: tuple[Callable[[], object], ...] = (
             self._hand_on_ownership,
             self._readiness.tick,
@@ -199,7 +200,7 @@ class Service:
             self._pool.drop_lost,
             self._claims.check_lingering,
             self.schedules.tick,
-            *(() if self.webhooks is None else (self.webhooks.tick,)),
+            *(() if self.outbox is None else (self.outbox.tick,)),
         )
         # Each method of adapters, from the module that implements it.
         self.crashed, self.unresolved = reading.crashed, reading.unresolved
@@ -255,8 +256,8 @@ class Service:
             _log.info("%d runs were executing when the last server died", len(orphans))
         self._readiness.begin()
         self.schedules.tick()
-        if self.webhooks is not None:
-            self.webhooks.start()
+        if self.outbox is not None:
+            self.outbox.start()
 
     async def _keep_files_in_order(self) -> None:
         try:
@@ -289,16 +290,16 @@ class Service:
 
     async def close(self) -> None:
         """Close the journal, if it is open. Further calls fail."""
-        if self.webhooks is not None:
-            self.webhooks.close()
+        if self.outbox is not None:
+            self.outbox.close()
         await self._journal.close()
 
     async def abort(self) -> None:
         """End the service at once, and leave the journal as a killed process does."""
         await self._projection.finish(0.0)
         await self._claims.abort()
-        if self.webhooks is not None:
-            self.webhooks.close()
+        if self.outbox is not None:
+            self.outbox.close()
         self._loops.close()
 
     # -- requests of adapters -----------------------------------------------------------------------

@@ -30,7 +30,7 @@ class Scrapes:
         self._disk = None if file is None else Disk(file)
         self._stored = Sampler(service.stored)
         self._database = Sampler(service.database)
-        self._webhooks = None if service.webhooks is None else Sampler(service.webhooks.vitals)
+        self._webhooks = None if service.outbox is None else Sampler(service.outbox.vitals)
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics and their media type; `accept` is the client's header."""

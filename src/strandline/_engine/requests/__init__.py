@@ -26,11 +26,12 @@ from strandline._engine.requests.request import (
     newer_of,
 )
 from strandline._engine.requests.run_builder import RunBuilder, checked_priority, fingerprint_of
-from strandline._engine.requests.webhook import EVENTS, check_url, check_webhook
+from strandline._engine.requests.webhook import EVENTS, NO_SECRETS, check_url, check_webhook
 
 __all__ = [
     "END_OF_TIME_S",
     "EVENTS",
+    "NO_SECRETS",
     "FORMATS",
     "LOCATION",
     "LONGEST_NAME",

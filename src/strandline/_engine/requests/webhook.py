@@ -16,6 +16,10 @@ SESSION_EVENTS: Final = ("session.paused", "session.resumed", "session.deleted")
 """Those of sessions: to the webhook of a session, or of the server."""
 DEFAULT_EVENTS: Final = ("run.finished",)
 LONGEST_URL: Final = 2048
+NO_SECRETS: Final = (
+    "this server sends nothing to webhooks, since it has no secrets to sign with; its operator sets webhook_secrets to"
+    " a file of lines that `strandline keys webhook NAME` prints"
+)
 
 
 def check_webhook(
@@ -28,10 +32,7 @@ def check_webhook(
 ) -> None:
     """Raise `Invalid` unless events of a principal can be sent to a webhook, those of runs or (`of_session`) all."""
     if can_sign is None:
-        raise Invalid(
-            "webhook: this server sends nothing to webhooks, since it has no secrets to sign with; its operator sets"
-            " webhook_secrets to a file of lines that `strandline keys webhook NAME` prints"
-        )
+        raise Invalid(f"webhook: {NO_SECRETS}")
     check_url(webhook.url, allow_private=allow_private)
     events = (*EVENTS, *SESSION_EVENTS) if of_session else EVENTS
     if unknown := sorted(set(webhook.events) - set(events)):

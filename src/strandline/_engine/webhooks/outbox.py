@@ -368,11 +368,11 @@ class Outbox:
 
     # -- for callers -----------------------------------------------------------------------------------
 
-    async def page(self, principal: Principal, *, dead: bool | None, after: str, limit: int) -> list[DeliveryView]:
+    async def page(self, principal: Principal, *, dead: bool | None, after: str, limit: int) -> DeliveryPage:
         """Return a page of a principal's events, in the order of their ids: all, or those that are dead, or wait."""
         self._readiness.note_request()
         found = await self._journal.read(DeliveriesQuery(principal, dead, after, limit))
-        return [_view(each) for each in found]
+        return DeliveryPage([_view(each) for each in found], found[-1].id if len(found) == limit else None)
 
     async def resend(self, principal: Principal, delivery_id: str) -> None:
         """Have an event be sent at once, as often as a new one. Raises `NotFound`, also for one of another principal,

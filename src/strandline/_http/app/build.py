@@ -114,7 +114,7 @@ def build_apps(
             timeout_s=service.options.timeout_s,
             queue_timeout_s=service.options.queue_timeout_s,
             trusted_senders=service.options.trusted_senders,
-            webhooks=service.webhooks is not None,
+            webhooks=service.outbox is not None,
         )
     )
     router = Router(

@@ -1,6 +1,5 @@
 """The webhook API: what waits to be sent or is dead, sending it again, and sending a test."""
 
-import secrets
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
@@ -8,21 +7,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline._encoding import decoder
-from strandline._engine.requests import check_webhook
 from strandline._engine.service import Service
 from strandline._engine.webhooks import DeliveryView
 from strandline._http import wire
 from strandline._http.audit import changed
 from strandline._http.caller import principal_of
 from strandline._http.forwardable import only_once
-from strandline._model import RunId, SessionId, Webhook
+from strandline._model import RunId, SessionId
 from strandline._settings import AppSettings
-from strandline.errors import Invalid, NotFound
+from strandline.errors import Invalid
 
-OFF: Final = (
-    "this server sends nothing to webhooks, since it has no secrets to sign with; its operator sets webhook_secrets to"
-    " a file of lines that `strandline keys webhook NAME` prints"
-)
 READS: Final = "The body is an object with `url`"
 DeliveryStatus = Literal["waiting", "dead"]
 
@@ -79,20 +73,15 @@ class WebhookRoutes:
             raise Invalid("status must be waiting or dead")
         if cursor is not None and not (cursor.isascii() and cursor.isprintable() and len(cursor) <= 128):
             raise Invalid("cursor must be the `next_cursor` of a page of this list")
-        if self._service.webhooks is None:
-            return wire.answer(DeliveriesBody(webhooks=[], next_cursor=None))
-        found = await self._service.webhooks.page(
-            principal_of(request), dead=None if status is None else status == "dead", after=cursor or "", limit=limit
+        page = await self._service.webhooks.page(
+            principal_of(request), dead=None if status is None else status == "dead", after=cursor, limit=limit
         )
-        last = found[-1].id if len(found) == limit else None
-        return wire.answer(DeliveriesBody(webhooks=[_body(each) for each in found], next_cursor=last))
+        return wire.answer(DeliveriesBody(webhooks=[_body(each) for each in page.deliveries], next_cursor=page.after))
 
     async def resend(self, request: Request) -> Response:
         """Send an event again at once, as often as a new one."""
         only_once(request)
         event_id = request.path_params["webhook_id"]
-        if self._service.webhooks is None:
-            raise NotFound(f"there is no event {event_id} that this server sends: it sends nothing to webhooks")
         await self._service.webhooks.resend(principal_of(request), event_id)
         changed(request, f"sent event {event_id} again")
         return Response(status_code=wire.NO_CONTENT)
@@ -101,14 +90,10 @@ class WebhookRoutes:
         """Send an event `webhook.test` once, and return whether it was received."""
         body, _ = await wire.read_json(request, self._settings.max_body_bytes, self._decode, READS)
         only_once(request)
-        principal, outbox, event_id = principal_of(request), self._service.webhooks, f"test_{secrets.token_hex(12)}"
-        if outbox is None:
-            return wire.answer(WebhookTestedBody(id=event_id, received=False, detail=OFF))
-        check_webhook(
-            Webhook(body.url), principal, outbox.can_sign, allow_private=self._service.options.webhook_allow_private
+        tested = await self._service.webhooks.test(principal_of(request), body.url)
+        return wire.answer(
+            WebhookTestedBody(id=tested.id, received=tested.result.received, detail=tested.result.detail)
         )
-        result = await outbox.test(principal, event_id, body.url)
-        return wire.answer(WebhookTestedBody(id=event_id, received=result.received, detail=result.detail))
 
 
 def _body(event: DeliveryView) -> DeliveryBody:
