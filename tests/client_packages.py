@@ -44,10 +44,10 @@ def npm_clients() -> tuple[str, Path]:
     return "node", place
 
 
-def litellm_client() -> tuple[str, Path]:
-    """Install the packages of `tests/clients/litellm`; return what runs their scripts, and where those are."""
-    sources = CLIENTS / "litellm"
-    place = _place("litellm", sources / "requirements.txt")
+def python_client(name: str) -> tuple[str, Path]:
+    """Install the packages of a folder of `tests/clients`; return what runs its scripts, and where those are."""
+    sources = CLIENTS / name
+    place = _place(name, sources / "requirements.txt")
     python = place / "bin" / "python"
     if not (place / "ready").exists():
         shutil.rmtree(place, ignore_errors=True)

@@ -109,6 +109,37 @@ def test_every_session_is_served_by_every_server(at: Checkpoints, database: str,
         assert len(listed[0]) == 24
 
 
+def test_any_server_answers_for_any_response(at: Checkpoints, database: str, tmp_path: Path) -> None:
+    """One that begins a conversation is the server's own that was asked; all others are passed on."""
+
+    def ask(server: Server, **body: Any) -> dict[str, Any]:
+        response = server.client.post("/v1/responses", json=body)
+        assert response.status_code == 200, response.text
+        return dict(response.json())
+
+    with two(at, database, tmp_path) as (first, second):
+        for server, other in ((first, second), (second, first)) * 3:
+            before = accepted(server)
+            said = ask(server, input="q1 a")
+            assert accepted(server) == before + 1
+            where = f"/v1/responses/{said['id']}"
+            assert other.client.get(where).json() == said
+            events = [each.client.get(f"{where}?stream=true").text for each in (server, other)]
+            assert events[0] == events[1]
+            rest = other.client.get(f"{where}?stream=true&starting_after=5").text.partition("\n\n")[2]
+            assert 0 < len(rest) < len(events[0])
+            assert events[0].endswith(rest)
+            more = ask(other, input="q2", previous_response_id=said["id"])
+            assert more["conversation"] == said["conversation"]
+            assert accepted(server) == before + 2
+            assert other.client.post(f"{where}/cancel").json() == said
+            keyed = [
+                each.client.post("/v1/responses", json={"input": "q3"}, headers={"Idempotency-Key": said["id"]}).json()
+                for each in (server, other)
+            ]
+            assert keyed[0] == keyed[1]
+
+
 def test_any_server_says_who_said_what_and_which_run_left_it(at: Checkpoints, database: str, tmp_path: Path) -> None:
     flags = ("--trusted-senders",)
     with two(at, database, tmp_path, flags=(flags, flags)) as (first, second):

@@ -16,18 +16,25 @@ import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import TARGETS, Server, environment, serving
-from client_packages import CLIENTS, litellm_client, npm_clients
+from client_packages import CLIENTS, npm_clients, python_client
 
 FORMS: Final = ("whole", "stream")
 PROGRAMS: Final = {
     "openai for Python": ("ask_openai.py", ""),
     "openai for JavaScript": ("openai.mjs", ""),
+    "openai for Python, responses": ("ask_openai.py", "responses"),
+    "openai for JavaScript, responses": ("openai.mjs", "responses"),
+    "ai with openai, responses": ("vercel.mjs", "responses"),
+    "openai-agents": ("ask_agents.py", "conversation"),
+    "openai-agents with a list": ("ask_agents.py", "list"),
     "ai with openai": ("vercel.mjs", "openai"),
     "ai with openai-compatible": ("vercel.mjs", "compatible"),
     "litellm": ("ask_litellm.py", ""),
     "litellm's router": ("ask_litellm.py", "router"),
 }
 """The script of each, and through what that is to ask."""
+RESPONSES: Final = ("responses", "conversation", "list")
+"""How they ask for a response, which says itself how it has ended."""
 ENDED_WITHOUT_AN_ANSWER: Final = 422
 PATIENCE_S: Final = 90.0
 """litellm takes seconds of a processor to be imported."""
@@ -104,7 +111,8 @@ def client(name: str, server: Server, clients: dict[str, Client]) -> Client:
 def _installed(script: str) -> tuple[str, Path]:
     if script.endswith(".mjs"):
         return npm_clients()
-    return litellm_client() if "litellm" in script else (sys.executable, CLIENTS / "python")
+    name = script.removeprefix("ask_").removesuffix(".py")
+    return (sys.executable, CLIENTS / "python") if name == "openai" else python_client(name)
 
 
 @pytest.fixture(params=FORMS)
@@ -129,7 +137,7 @@ def test_a_run_that_fails_is_one_run(client: Client, request_options: dict[str, 
     """Also before it has said anything, when some clients take an error in a stream for one of the request."""
     said = client.ask(text="f1 fail", **request_options).result(PATIENCE_S)
     assert "out of order" in said["error"]
-    if request_options["form"] == "whole":
+    if request_options["form"] == "whole" and request_options["through"] not in RESPONSES:
         assert said["status"] == ENDED_WITHOUT_AN_ANSWER
     assert runs(server, request_options["session_id"]) == ["failed"]
 
@@ -145,6 +153,6 @@ def test_a_run_that_a_person_cancels_is_one_run(
     said = answer.result(PATIENCE_S)
     at.release()
     assert "cancelled" in said["error"]
-    if request_options["form"] == "whole":
+    if request_options["form"] == "whole" and request_options["through"] not in RESPONSES:
         assert said["status"] == ENDED_WITHOUT_AN_ANSWER
     assert runs(server, session) == ["cancelled"]

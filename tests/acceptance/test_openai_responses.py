@@ -194,6 +194,12 @@ def test_cancel(server: Server, client: OpenAI, at: Checkpoints) -> None:
     last = checked(streamed(server, said.id))[-1]
     assert (last["type"], last["response"]["status"]) == ("response.failed", "cancelled")
     assert last["response"] == server.client.get(f"/v1/responses/{said.id}").json()
+    pending = server.submit(ask, client, "c3 ?a", conversation="waits")  # type: ignore[arg-type]
+    at.reached("c3 ?a")
+    assert server.client.post("/v1/sessions/waits/cancel", json={"running": True}).status_code == 202
+    waited: Any = pending.result(DEADLINE_S)
+    assert (waited.status, waited.error.message) == ("failed", "the run was cancelled")
+    assert waited.model_extra["strandline"]["status"] == "cancelled"
     done = ask(client, "c2")
     assert client.responses.cancel(done.id).status == "completed"
 

@@ -8,6 +8,7 @@ import { serve } from "./told.mjs";
 const settings = { baseURL: process.argv[2], apiKey: "none" };
 const models = {
   openai: createOpenAI(settings).chat("any"),
+  responses: createOpenAI(settings).responses("any"),
   compatible: createOpenAICompatible({ name: "strandline", ...settings })("any"),
 };
 

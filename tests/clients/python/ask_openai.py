@@ -12,8 +12,14 @@ import openai
 client = openai.OpenAI(base_url=sys.argv[1], api_key="none")
 
 
-def ask(session_id: str, text: str, form: str, **_: Any) -> str:
+class Failed(Exception):
+    """A response without an answer."""
+
+
+def ask(session_id: str, text: str, form: str, through: str, **_: Any) -> str:
     """Ask once, and return the answer."""
+    if through == "responses":
+        return respond(session_id, text, form)
     messages: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": text}]
     headers = {"X-Session-Id": session_id}
     if form == "stream":
@@ -25,10 +31,27 @@ def ask(session_id: str, text: str, form: str, **_: Any) -> str:
     )
 
 
+def respond(session_id: str, text: str, form: str) -> str:
+    """Ask for a response, and return its text."""
+    if form == "whole":
+        whole = client.responses.create(model="any", input=text, conversation=session_id)
+        if whole.error is not None:
+            raise Failed(whole.error.message)
+        return whole.output_text
+    content = ""
+    with client.responses.stream(model="any", input=text, conversation=session_id) as stream:
+        for event in stream:
+            if event.type == "response.output_text.delta":
+                content += event.delta
+            if event.type == "response.failed" and event.response.error is not None:
+                raise Failed(event.response.error.message)
+    return content
+
+
 for line in sys.stdin:
     said: dict[str, Any]
     try:
         said = {"text": ask(**json.loads(line))}
-    except openai.APIError as error:
+    except (openai.APIError, Failed) as error:
         said = {"status": getattr(error, "status_code", None), "error": str(error)}
     print(json.dumps(said), flush=True)

@@ -102,7 +102,7 @@ class Responses(Dialect):
     def events(self, run: Accepted) -> tuple[Frames, Mapping[str, str]]:
         """Return the events of a run as those of a response."""
         about = self._about_accepted(run)
-        return ResponseEvents(about, run.ticket.stream, later=self._later(about)), run.replayed
+        return ResponseEvents(about, run.ticket.stream, later=self._later(about, again=run.keyed)), run.replayed
 
     def _about_accepted(self, run: Accepted) -> AboutRun:
         return AboutRun(
@@ -178,7 +178,7 @@ class Responses(Dialect):
         view = await self._service.run(principal, run_id)
         stream = await self._service.stream(principal, run_id)
         about = self._about(view)
-        frames = ResponseEvents(about, stream, after=after, later=self._later(about))
+        frames = ResponseEvents(about, stream, after=after, later=self._later(about, again=True))
         return self._exchange.stream(stream, frames, {}, after=0)
 
     async def cancel(self, request: Request) -> Response:

@@ -40,7 +40,9 @@ def ending_of(end: Outcome | RunFinished, run: AboutRun) -> Ending:
     """Return how the response of a run has ended."""
     answer = answer_of(end, run.run_id)
     if isinstance(answer, NoAnswer):
-        status: ResponseStatus = "cancelled" if end.status is RunStatus.CANCELLED else "failed"
+        # Only a response in the background can be cancelled in this protocol; one that waits would take it for empty.
+        is_cancelled = end.status is RunStatus.CANCELLED and run.is_background
+        status: ResponseStatus = "cancelled" if is_cancelled else "failed"
         return Ending(status=status, error=answer.error.message)
     as_items = run.questions != "text"
     return Ending(

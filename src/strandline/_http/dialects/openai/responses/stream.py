@@ -126,7 +126,8 @@ class ResponseEvents:
         if self._has_ended:
             return b""
         error = self._later
-        return _framed("error", encode({"code": error.code, "message": error.message, "param": None}), self._next)
+        said = {"code": error.code, "message": error.message, "param": None, "error": error}
+        return _framed("error", encode(said), self._next)
 
     # -- the response ---------------------------------------------------------------------------------
 

@@ -152,10 +152,16 @@ class ResponseUsage(Struct, frozen=True, kw_only=True):
 
 
 class ResponseError(Struct, frozen=True, kw_only=True):
-    """Why there is no answer. `code` is one of OpenAI's; that of the run is in `strandline`."""
+    """Why there is no answer. `code` is one of OpenAI's, since clients check that; that of the run is in `strandline`.
 
-    code: Literal["server_error"] = "server_error"
+    Vercel's client sends a request again that has failed with any other code before the first text, which would be
+    another run; it needs `type` as well.
+    """
+
+    code: Literal["invalid_prompt"] = "invalid_prompt"
     message: str
+    type: Literal["invalid_request_error"] = "invalid_request_error"
+    param: None = None
 
 
 class IncompleteDetails(Struct, frozen=True, kw_only=True):
@@ -229,6 +235,11 @@ class AboutRun(Struct, frozen=True, kw_only=True):
         return found if isinstance(found, dict) else {}
 
     @property
+    def is_background(self) -> bool:
+        """Whether its client does not wait for it."""
+        return self.mark.get("background") is True
+
+    @property
     def questions(self) -> Questions:
         """As what its questions come."""
         how = self.mark.get("questions")
@@ -278,7 +289,7 @@ def response_of(
         id=response_id(run.run_id),
         created_at=int(run.created_at),
         status=status,
-        background=said.get("background") is True,
+        background=run.is_background,
         error=None if error is None else ResponseError(message=error),
         incomplete_details=IncompleteDetails() if status == "incomplete" else None,
         conversation=ConversationRef(run.session_id),
