@@ -142,6 +142,7 @@ class AppKeywords(ServiceKeywords, total=False):
     default_session: Literal["refuse", "shared"]
     session_header: str
     client_history: Literal["ignore", "follow", "refuse"]
+    agui_state: Sequence[str]
     max_body_bytes: int
     max_chat_body_bytes: int | None
     start_wait: float

@@ -434,6 +434,14 @@ class AppSettings(ServiceSettings, frozen=True, kw_only=True, rename=_shown):
             " refused (`refuse`)"
         ),
     ] = "ignore"
+    agui_state: Annotated[
+        list[Annotated[str, Meta(min_length=1)]],
+        Meta(
+            description="Keys of the agent's state that clients of AG-UI get at the end of each run; default: none,"
+            " since state may hold what is not for them",
+            examples=["cart", "plan"],
+        ),
+    ] = []
     start_wait_s: Annotated[
         float, Meta(description="Seconds that a request waits for a starting server before it is refused", ge=0)
     ] = 30.0

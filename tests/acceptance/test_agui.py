@@ -352,6 +352,66 @@ def test_an_edited_list_is_refused_or_ignored_as_the_header_says(server: Server)
     assert texts(server.history("t"), "user") == ["one", "two"]
 
 
+# -- the agent's state --------------------------------------------------------------------------------
+
+STATEFUL: Final = """
+from strands import Agent, ToolContext, tool
+
+from strandline.testing import ScriptedModel, call, question, results
+
+
+@tool(context=True)
+def put(thing: str, tool_context: ToolContext) -> str:
+    "Put a thing into the cart."
+    state = tool_context.agent.state
+    state.set("cart", [*(state.get("cart") or []), thing])
+    state.set("secret", "hunter2")
+    return "put"
+
+
+def script(messages):
+    asked = question(messages)
+    return "done" if results(messages) or asked == "hello" else [call("put", {"thing": asked})]
+
+
+def make_agent(session_id):
+    return Agent(model=ScriptedModel(script), tools=[put])
+
+
+async def count(message, session):
+    session.state["cart"] = [*session.state.get("cart", []), message]
+    session.state["secret"] = "hunter2"
+    return message
+"""
+
+
+@pytest.mark.parametrize("target", ["agent.py", "agent.py:count"])
+def test_a_client_gets_the_state_that_a_setting_names_and_no_other(target: str, tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text(STATEFUL)
+    port = reserved_port()
+    with serving(target, "--agui-state", "cart,none", folder=tmp_path, port=port) as server:
+        client = HttpAgent(server.url)
+        assert client.ran("shop", "apple")["state"] == {"cart": ["apple"]}
+        second = client.ran("shop", "pear", run_id="2")
+        assert second["state"] == {"cart": ["apple", "pear"]}
+        assert second["events"][-2:] == ["STATE_SNAPSHOT", "RUN_FINISHED"]
+        server.kill()
+        server.start()
+        assert client.ran("shop", run_id="2")["state"] == {"cart": ["apple", "pear"]}
+        client.close()
+        forged = ask(server, "plum", thread_id="shop", state={"cart": ["everything"]})
+        assert events(forged)[-2]["snapshot"] == {"cart": ["apple", "pear", "plum"]}
+        assert "hunter2" not in forged.text
+        if target == "agent.py":
+            assert "STATE_SNAPSHOT" not in ask(server, "hello", thread_id="empty").text
+
+
+def test_a_client_gets_no_state_unless_a_setting_names_some(tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text(STATEFUL)
+    with serving("agent.py", folder=tmp_path) as server:
+        assert "STATE_SNAPSHOT" not in ask(server, "apple").text
+
+
 # -- other callers, and hostile ones ------------------------------------------------------------------
 
 

@@ -1,7 +1,8 @@
 """AG-UI: how requests are parsed or refused, and what a client makes of the events of a run."""
 
+import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import httpx
@@ -38,7 +39,7 @@ from strandline._http.dialects.agui.transcript import ListedMessages, is_said_by
 from strandline._http.dialects.agui.wire import RunAgentInput, options_of, prompt_of, refusal
 from strandline._http.exchange.run_request import Response, Responses
 from strandline._model import ErrorCode, IfBusy, InputRequest, Message, RunError, RunId, RunStatus, SessionId
-from strandline.errors import Invalid, QueueFull
+from strandline.errors import Invalid, JournalUnavailable, QueueFull
 
 RUN, OTHER = RunId("run_1"), "run_2"
 ASKED = {"id": "m1", "role": "user", "content": "hello"}
@@ -165,7 +166,13 @@ def test_a_refusal_has_the_form_of_an_error_that_clients_show() -> None:
 class Client:
     """A client's list of messages, as AG-UI's reducer makes it of the events; each is checked by the official types."""
 
-    def __init__(self, listed: Iterable[dict[str, Any]] = (ASKED,), *, answers: bool = False) -> None:
+    def __init__(
+        self,
+        listed: Iterable[dict[str, Any]] = (ASKED,),
+        *,
+        answers: bool = False,
+        state: Callable[[], Awaitable[dict[str, Any]]] | None = None,
+    ) -> None:
         self.messages = list(listed)
         self.types: list[str] = []
         self.last: dict[str, Any] = {}
@@ -181,6 +188,7 @@ class Client:
             listed=ListedMessages(sent, RUN, has_some),
             answers=answers,
             later="later",
+            state=state,
         )
         self.bytes = self.read(self.frames.opening())
 
@@ -437,6 +445,23 @@ def test_a_run_that_continues_later_says_so_at_the_end_of_its_stream() -> None:
     client = Client().hears(TextDelta("half"))
     client.read(client.frames.closing())
     assert (client.types[-2:], client.last["code"]) == (["TEXT_MESSAGE_END", "RUN_ERROR"], "goes_on_later")
+
+
+@pytest.mark.parametrize("state", [{"cart": [b"x"]}, {}, None])
+def test_the_state_comes_before_the_end_and_a_run_ends_without_it(state: dict[str, Any] | None) -> None:
+    async def read() -> dict[str, Any]:
+        if state is None:
+            raise JournalUnavailable("the disk is full", retry_after_s=1)
+        return state
+
+    client = Client(state=read).hears(*ROUND)
+    assert client.types[-1] == "TEXT_MESSAGE_END"
+    asyncio.run(client.frames.before_closing())
+    client.read(client.frames.closing())
+    assert client.types[-2:] == ["STATE_SNAPSHOT" if state else "TEXT_MESSAGE_END", "RUN_FINISHED"]
+    failed = Client(state=read).hears(end(RunStatus.FAILED, error=RunError(ErrorCode.AGENT_ERROR, "x")))
+    asyncio.run(failed.frames.before_closing())
+    assert (failed.last["type"], failed.frames.closing()) == ("RUN_ERROR", b"")
 
 
 def test_places_in_the_queue_and_other_events_of_ours_are_custom() -> None:

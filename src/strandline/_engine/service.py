@@ -211,6 +211,7 @@ class Service:
         self.why, self.stored = reading.why, reading.stored
         self.history, self.history_page = reading.history, reading.history_page
         self.tree = reading.tree
+        self.agent_state = reading.agent_state
         self.cancel, self.cancel_session = self._control.cancel, self._control.cancel_session
         self.restore, self.fork = self._control.restore, forks.fork
         self.move, self.edit, self.delete = self._control.move, self._control.edit, self._control.delete

@@ -19,6 +19,7 @@ from strandline._engine.requests import Replaced, not_resolvable
 from strandline._engine.streams import Later, RunStream, Streams
 from strandline._journal.editions import edition, may_edit
 from strandline._journal.port import (
+    AgentStateQuery,
     HistoryPage,
     HistoryQuery,
     JoinedQuery,
@@ -54,12 +55,15 @@ from strandline._model import (
     RunSummary,
     SessionKey,
     SessionView,
+    StateRecord,
     answered,
 )
 from strandline.errors import Invalid, NotFound, StrandlineError
 
 T = TypeVar("T")
 
+_OF_STRANDS: Final = "conversation_manager_state"
+"""A key of the records of Strands agents, which have `agent.state` as `state`."""
 HISTORY_PAGE: Final = 500
 PAGE_BYTES: Final = 4 * 1024 * 1024
 """How much of a history, of runs' outcomes or of sessions' questions is read at once, as stored JSON: each client
@@ -268,6 +272,13 @@ class Reading(Struct, eq=False):
         if found is None:
             raise NotFound(f"there is no session {key.session_id}")
         return found
+
+    async def agent_state(self, key: SessionKey) -> StateRecord:
+        """Return the state of a session's agent after its last run, as its tools see it: `agent.state` of a Strands
+        agent, `session.state` of a function, JSON; of others the record that they are rebuilt from."""
+        record = (await self._noted_journal().read(AgentStateQuery(key))).state or {}
+        inner = record.get("state")
+        return inner if _OF_STRANDS in record and isinstance(inner, dict) else record
 
     async def history_page(
         self,

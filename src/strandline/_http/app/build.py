@@ -89,7 +89,7 @@ def build_apps(
     runs_again = RunsAgain(service, settings)
     openai = OpenAI(SystemClock(), in_openais_form, settings)
     responses = Responses(service, exchange, settings)
-    agui = AgUi(settings)
+    agui = AgUi(service, settings)
     runtime = AgentCore(service, SystemClock(), naming, settings)
     runs = Runs(service, exchange, settings)
     sessions = Sessions(service, settings)

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from msgspec import Struct
 from starlette.requests import ClientDisconnect, Request
@@ -67,6 +67,15 @@ class Frames(Protocol):
 
     def closing(self) -> bytes:
         """Return the bytes after the last event."""
+        ...
+
+
+@runtime_checkable
+class EndingFrames(Frames, Protocol):
+    """Frames whose last bytes need something that has to be read first."""
+
+    async def before_closing(self) -> None:
+        """Read it, after the last event."""
         ...
 
 
@@ -200,6 +209,7 @@ class Exchange:
             headers,
             opening=frames.opening(),
             closing=frames.closing,
+            before_closing=frames.before_closing if isinstance(frames, EndingFrames) else None,
             continues=partial(self.continues_elsewhere, stream=stream) if isinstance(frames, RunEvents) else None,
         )
 

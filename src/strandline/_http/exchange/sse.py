@@ -6,7 +6,7 @@ only its own connection.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
 from starlette.requests import Request
@@ -40,9 +40,10 @@ class EventResponse(Response):
     """A response that streams a subscription until it or the connection ends.
 
     `frame` encodes an event, perhaps as no bytes; `left` is called with whether the client disconnected. `opening` is
-    sent before all events, `closing()` after the last. Without an `opening` the first event has `retry`, and a
-    comment is sent if no event comes soon, for proxies that hold headers back until a body begins. With `continues`
-    another server can resume the stream; at its end, the error that it returns is raised, and the response has no end.
+    sent before all events, `closing()` after the last, when `before_closing` has returned. Without an `opening` the
+    first event has `retry`, and a comment is sent if no event comes soon, for proxies that hold headers back until a
+    body begins. With `continues` another server can resume the stream; at its end, the error that it returns is raised,
+    and the response has no end.
     """
 
     media_type = MEDIA_TYPE
@@ -56,12 +57,14 @@ class EventResponse(Response):
         *,
         opening: bytes = b"",
         closing: Callable[[], bytes] = bytes,
+        before_closing: Callable[[], Awaitable[None]] | None = None,
         continues: Callable[[Forwardable], NotOwner | None] | None = None,
     ) -> None:
         self._continues = continues
         self._events = events
         self._opening = opening
         self._closing = closing
+        self._before_closing = before_closing
         self._frame = frame
         self._left = left
         self.status_code = wire.OK
@@ -103,6 +106,8 @@ class EventResponse(Response):
             if passed is not None and self._continues is not None and (moved := self._continues(passed)) is not None:
                 raise moved
             if not gone.done():
+                if self._before_closing is not None:
+                    await self._before_closing()
                 await send(_part(self._closing(), more=False))
         finally:
             self._left(

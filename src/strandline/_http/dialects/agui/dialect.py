@@ -6,7 +6,8 @@ setting `client_history` says so. The answer is always a stream.
 """
 
 from collections.abc import Mapping
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET
@@ -15,6 +16,7 @@ from starlette.responses import Response
 
 from strandline._encoding import encode
 from strandline._engine.requests import ListedMessages as Listed
+from strandline._engine.service import Service
 from strandline._engine.streams import Later
 from strandline._http import wire
 from strandline._http.caller import session_of
@@ -24,7 +26,7 @@ from strandline._http.dialects.agui.wire import READS, RunAgentInput, last_said,
 from strandline._http.dialects.client_history import Earlier, client_history, went_back
 from strandline._http.exchange.exchange import Accepted, Dialect, Frames
 from strandline._http.exchange.run_request import Responses, RunRequest
-from strandline._model import Outcome
+from strandline._model import Outcome, SessionKey
 from strandline._settings import AppSettings
 from strandline.errors import Invalid, InvariantBroken
 
@@ -41,7 +43,8 @@ class _Request(RunRequest, frozen=True, kw_only=True):
 class AgUi(Dialect):
     """The dialect of `POST /agui`."""
 
-    def __init__(self, settings: AppSettings) -> None:
+    def __init__(self, service: Service, settings: AppSettings) -> None:
+        self._service = service
         self._settings = settings
         self._decode = msgspec.json.Decoder(RunAgentInput).decode
 
@@ -64,6 +67,11 @@ class AgUi(Dialect):
             read=body,
             sent=sent,
         )
+
+    async def _shown_state(self, key: SessionKey) -> dict[str, Any]:
+        """Return what clients get of the state of a session's agent."""
+        state = await self._service.agent_state(key)
+        return {name: state[name] for name in self._settings.agui_state if name in state}
 
     def _listed(self, request: Request, body: RunAgentInput) -> Listed | None:
         """Return what a client lists of the conversation before its message, if that counts."""
@@ -95,6 +103,7 @@ class AgUi(Dialect):
             listed=ListedMessages(body.sent, ours, has_some),
             answers=isinstance(body.input, Responses),
             went_back=went_back(run.ticket),
+            state=partial(self._shown_state, run.ticket.key) if self._settings.agui_state else None,
             later=f"the server is stopping; the run continues after its restart, see {run.location}",
         )
         return frames, {"Location": run.location, **run.replayed}

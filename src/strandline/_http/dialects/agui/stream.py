@@ -4,13 +4,14 @@ What is sent follows from the run's stored events and the request alone, so that
 but for places in the queue, which are not stored.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
 from msgspec import UNSET, UnsetType
 
-from strandline._encoding import encode
+from strandline._encoding import encode, encode_messages
 from strandline._engine import events
 from strandline._engine.events import Numbered, type_of
 from strandline._http.dialects.agui import wire
@@ -18,6 +19,9 @@ from strandline._http.dialects.agui.transcript import ListedMessages, Transcript
 from strandline._http.dialects.endings import reason_of
 from strandline._http.dialects.sent_text import text_of
 from strandline._model import Message, RunId, SessionId, ToolResult
+from strandline.errors import StrandlineError
+
+_log = logging.getLogger("strandline.agui")
 
 _OURS: Final = (
     events.RunQueued,
@@ -32,7 +36,10 @@ _NAMESPACE: Final = "strandline"
 
 
 class AgUiEvents:
-    """Encodes one run for one client. `later` is the error if the run continues after the stream."""
+    """Encodes one run for one client. `later` is the error if the run continues after the stream.
+
+    `state` reads what the client gets of the agent's state at the end; None: nothing.
+    """
 
     def __init__(
         self,
@@ -46,6 +53,7 @@ class AgUiEvents:
         answers: bool,
         went_back: Mapping[str, Any] = MappingProxyType({}),
         later: str,
+        state: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
     ) -> None:
         self._about = {_NAMESPACE: wire.Metadata(run_id=ours, session_id=session_id)}
         self._accepted = {_NAMESPACE: wire.Metadata(run_id=ours, session_id=session_id, **went_back)}
@@ -54,6 +62,9 @@ class AgUiEvents:
         self._parent_run_id: str | UnsetType = parent_run_id or UNSET
         self._had_some = listed.has_some_of_the_run
         self._later = later
+        self._state = state
+        self._last_event = b""
+        """The end of the run, for after its state."""
         self._said = Transcript(ours, listed, answers=answers)
         self._text: str | None = None
         """The id of the message whose text is being sent."""
@@ -102,9 +113,23 @@ class AgUiEvents:
             return _event(wire.Custom(name=f"{_NAMESPACE}.{type_of(event)}", value=event))
         return b""
 
+    async def before_closing(self) -> None:
+        """Read the agent's state, if the client gets any. Without it the run ends all the same."""
+        if self._state is None or not self._last_event:
+            return
+        try:
+            state = await self._state()
+        except StrandlineError as error:
+            _log.warning("a client of AG-UI gets no state: %s", error)
+            return
+        if state:
+            self._last_event = b"data: %b\n\n" % encode_messages(wire.StateSnapshot(snapshot=state)) + self._last_event
+
     def closing(self) -> bytes:
         """Return the bytes after the last event."""
-        return b"" if self._has_ended else self._close() + self._failed("goes_on_later", self._later)
+        if not self._has_ended:
+            return self._close() + self._failed("goes_on_later", self._later)
+        return self._last_event
 
     # -- text and reasoning ---------------------------------------------------------------------------
 
@@ -229,7 +254,10 @@ class AgUiEvents:
         finished = wire.RunFinishedEvent(
             thread_id=self._thread_id, run_id=self._run_id, outcome=outcome, usage=wire.tokens(end.usage)
         )
-        return data + _event(finished)
+        if self._state is None:
+            return data + _event(finished)
+        self._last_event = _event(finished)
+        return data
 
     def _last(self, message: Message) -> bytes:
         """Send what the last message has besides what was sent: all of it, or the ending that history has added."""

@@ -6,7 +6,7 @@ Source: the schema of AG-UI 1.0, with its packages `ag-ui-protocol` and `@ag-ui/
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -314,6 +314,12 @@ class Snapshot(Event, frozen=True, tag="MESSAGES_SNAPSHOT", kw_only=True):
     """All messages of the conversation, instead of those that were sent before."""
 
     messages: list[Any]
+
+
+class StateSnapshot(Event, frozen=True, tag="STATE_SNAPSHOT", kw_only=True):
+    """What the client gets of the agent's state."""
+
+    snapshot: Mapping[str, Any]
 
 
 class Custom(Event, frozen=True, tag="CUSTOM", kw_only=True):
