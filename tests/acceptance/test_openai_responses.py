@@ -5,9 +5,12 @@ Each answer and each event is checked against the types of the package `openai`.
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import httpx
@@ -18,6 +21,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.cutting import cutting
 from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts, until
 from ports import reserved_port
 
@@ -318,6 +322,31 @@ def test_a_stream_is_resumed_after_every_event_with_the_same_bytes(server: Serve
         rest = "".join(f"{block}\n\n" for block in blocks[number + 1 :])
         assert streamed(server, run, number) == rest
     assert events[-1]["response"]["output"][-1]["content"][0]["text"] == "r1: did a, did ~b"
+
+
+def test_a_hundred_streams_that_are_cut_again_and_again_are_the_same_to_the_byte(server: Server) -> None:
+    random = Random(20)
+    with cutting(server.url, lambda: random.randrange(200, 4_000)) as (url, proxy):
+        with ThreadPoolExecutor(4) as clients:
+            list(clients.map(lambda number: follow(server, url, f"cut{number}"), range(100)))
+        assert proxy.cuts > 200
+
+
+def follow(server: Server, url: str, name: str) -> None:
+    """Read a response through a proxy that cuts connections, and compare what came with what was sent."""
+    response = raw(server, input=f"{name} a b+c", conversation=name, background=True).json()
+    where, received = f"/v1/responses/{response['id']}?stream=true", ""
+    while "event: response.completed" not in received:
+        numbers = re.findall(r'"sequence_number":(\d+)', received)
+        after = f"&starting_after={numbers[-1]}" if numbers else ""
+        came = b""
+        with suppress(httpx.HTTPError), httpx.stream("GET", f"{url}{where}{after}") as stream:
+            for piece in stream.iter_raw():
+                came += piece
+        whole = came.decode(errors="ignore").rpartition("\n\n")
+        received += without_comments(whole[0] + whole[1])
+    assert received == without_comments(server.client.get(where).text)
+    checked(received)
 
 
 def test_the_helpers_that_gather_a_stream(client: OpenAI) -> None:
