@@ -65,7 +65,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize(
-    ("adapter", "path"), [("strandline", ""), ("original", ""), ("agentcore", ""), ("ag-ui", "/agui")]
+    ("adapter", "path"),
+    [("strandline", ""), ("original", ""), ("agentcore", ""), ("responses", ""), ("ag-ui", "/agui")],
 )
 def test_strandline_holds_all_that_needs_no_restart(server: Server, adapter: str, path: str, tmp_path: Path) -> None:
     found = verdicts(server.url + path, "--adapter", adapter, folder=tmp_path, code=0)

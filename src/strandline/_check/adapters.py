@@ -73,6 +73,22 @@ async def agentcore(client: httpx.AsyncClient, url: str, session: str, text: str
     return _text(response.json())
 
 
+async def responses(client: httpx.AsyncClient, url: str, session: str, text: str) -> str:
+    """Ask as clients of OpenAI's Responses API: `POST /v1/responses`, the session as `conversation`."""
+    response = await client.post(f"{url}/v1/responses", json={"model": "any", "input": text, "conversation": session})
+    response.raise_for_status()
+    said = response.json()
+    while said["status"] in ("queued", "in_progress"):
+        await asyncio.sleep(POLL_S)
+        response = await client.get(f"{url}/v1/responses/{said['id']}")
+        response.raise_for_status()
+        said = response.json()
+    if said["status"] != "completed":
+        raise RuntimeError(f"the response {said['status']}: {said['error']}")
+    messages = (item for item in said["output"] if item["type"] == "message")
+    return "".join(str(part["text"]) for item in messages for part in item["content"] if part["type"] == "output_text")
+
+
 async def a2a(client: httpx.AsyncClient, url: str, session: str, text: str) -> str:
     """Ask as A2A 0.3 has it: JSON-RPC `message/send`, the session as `contextId`."""
     message = {
@@ -136,6 +152,7 @@ BUILT_IN: Final[dict[str, Ask | type[AgUi]]] = {
     "strandline": strandline,
     "original": original,
     "agentcore": agentcore,
+    "responses": responses,
     "a2a": a2a,
     "ag-ui": AgUi,
 }

@@ -26,7 +26,7 @@ def check(
         typer.Option(
             "--adapter",
             "-a",
-            help="Protocol: strandline, original, agentcore, a2a, ag-ui, or a file with a function `ask`.",
+            help="Protocol: strandline, original, agentcore, responses, a2a, ag-ui, or a file with a function `ask`.",
             metavar="NAME|FILE",
             autocompletion=ADAPTERS,
         ),
