@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from strandline._logs import JsonFormatter
     from strandline._model import (
         ANONYMOUS,
+        AnswerFormat,
+        ClientOptions,
         CollectOptions,
         ErrorCode,
         FileId,
@@ -75,12 +77,14 @@ else:
     _HOMES = {
         "ANONYMOUS": "_model",
         "AgentApp": "_library",
+        "AnswerFormat": "_model",
         "AppKeywords": "_library",
         "AsyncClient": "client",
         "CancelledRuns": "_service",
         "CheckedTool": "_engine.requests",
         "Client": "client",
         "ClientError": "client",
+        "ClientOptions": "_model",
         "CollectOptions": "_model",
         "DeliveryPage": "_engine.webhooks",
         "DeliveryView": "_engine.webhooks",
@@ -171,12 +175,14 @@ else:
 __all__ = [
     "ANONYMOUS",
     "AgentApp",
+    "AnswerFormat",
     "AppKeywords",
     "AsyncClient",
     "CancelledRuns",
     "CheckedTool",
     "Client",
     "ClientError",
+    "ClientOptions",
     "CollectOptions",
     "DeliveryPage",
     "DeliveryView",

@@ -117,6 +117,7 @@ class ServiceKeywords(_OlderKeywords, total=False):
     history_retention: float | None
     idempotency_retention: float
     max_metadata_bytes: int
+    max_client_options_bytes: int
     allowed_content: Sequence[str]
     error_text: Literal["full", "class", "id"] | None
     priority: int

@@ -526,6 +526,24 @@ RUN_OPTIONS: Final = frozenset(RunDefaults.__struct_fields__)
 NO_DEFAULTS: Final = RunDefaults()
 
 
+FORMAT_TOOL: Final = "structured_answer"
+"""The tool by which a model gives an answer in the form that a client wants. It does nothing else."""
+
+
+class AnswerFormat(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The form of an answer that a run's client wants: one JSON object, as the JSON Schema `json_schema` says."""
+
+    json_schema: dict[str, Any]
+    name: str = ""
+    description: str = ""
+
+
+class ClientOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the client of a run wants of its agent, beside an answer to its message."""
+
+    format: AnswerFormat | None = None
+
+
 class NewRun(Struct, frozen=True, kw_only=True):
     """A run to accept. Unless `resumable` its tools cannot be seen, so one counts as executing from its start.
 

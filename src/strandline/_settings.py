@@ -61,6 +61,10 @@ class ServiceSettings(Struct, frozen=True, kw_only=True, rename=_shown):
     max_metadata_bytes: Annotated[
         int, Meta(description="Maximum size of a run's `metadata` as JSON, in bytes", ge=2)
     ] = 16 * 1024
+    max_client_options_bytes: Annotated[
+        int,
+        Meta(description="Maximum size of what a run's client wants of the agent (`response_format`), in bytes", ge=2),
+    ] = 128 * 1024
     allowed_content: Annotated[
         list[Annotated[str, Meta(pattern="^(?!(?:toolUse|toolResult|interruptResponse)$)[A-Za-z][A-Za-z0-9_-]*$")]],
         Meta(

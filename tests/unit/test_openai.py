@@ -97,7 +97,6 @@ def test_without_a_last_message_of_the_user_there_is_no_input(roles: list[str]) 
         ("tools", [], [{"type": "function"}]),
         ("functions", None, [{"name": "f"}]),
         ("logprobs", False, True),
-        ("response_format", {"type": "text"}, {"type": "json_object"}),
         ("modalities", ["text"], ["text", "audio"]),
         ("temperature", 0.5, None),
         ("metadata", None, None),

@@ -8,6 +8,7 @@ is recorded for the run of the current context, in whichever agent, task, thread
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from strandline._agents.waiting import LiveWaiting
 from strandline._files.blocks import FileReader
@@ -23,6 +24,10 @@ class AbnormalExit:
         """Reads the files that messages name, for models."""
         self.waiting: LiveWaiting | None = None
         """What waits in the session, if the agent may know."""
+        self.wanted: object = None
+        """The form of the answer that the run's client wants, if it wants one."""
+        self.given: dict[str, Any] | None = None
+        """The answer in that form."""
         self.reason: str | None = None
         """What the run's code tried, None if nothing. The first attempt counts."""
 

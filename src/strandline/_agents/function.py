@@ -16,7 +16,7 @@ import msgspec
 
 from strandline._agents.abnormal_exit import watch_exits
 from strandline._agents.files import files_of
-from strandline._agents.port import Attempt, Finished, RunContext, SessionAgent
+from strandline._agents.port import Attempt, Finished, RunContext, SessionAgent, unusable_options
 from strandline._agents.waiting import live_waiting
 from strandline._encoding import decoder, encode_messages
 from strandline._history import Progress, answer_text, prompt_message
@@ -100,6 +100,8 @@ class FunctionAgent:
         """Call the function and collect its answer."""
         prompt = attempt.prompt
         assert prompt is not None, "a run of a function never resumes"
+        if (unusable := unusable_options(attempt.context, "a function")) is not None:
+            return unusable
         if self._packed is not None:
             self._messages, self._packed = _messages(zlib.decompress(self._packed)), None
         question = prompt_message(prompt, attempt.context.sender)

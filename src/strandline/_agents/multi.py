@@ -25,7 +25,7 @@ from strands.telemetry.metrics import EventLoopMetrics
 from strandline._agents.abnormal_exit import AbnormalExit, watch_exits
 from strandline._agents.files import files_of
 from strandline._agents.nodes import NodeProgress
-from strandline._agents.port import Attempt, Finished, Signal
+from strandline._agents.port import Attempt, Finished, Signal, unusable_options
 from strandline._agents.strands import check_agent, invocation_state, kind_of, whole_numbers
 from strandline._agents.waiting import LiveWaiting, live_waiting
 from strandline._agents.window import PACK_LEVEL
@@ -58,6 +58,8 @@ class MultiAgent:
         """Run the nodes on the prompt."""
         prompt = attempt.prompt
         assert prompt is not None, "a run of a graph or swarm never resumes"
+        if (unusable := unusable_options(attempt.context, "a Graph or Swarm")) is not None:
+            return unusable
         if self._packed is not None:
             packed, self._packed = self._packed, None
             _restore(self._made, _record(zlib.decompress(packed)))

@@ -10,11 +10,14 @@ from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from strandline._history import Progress, Waiting, effective_sender
+from strandline._history import Progress, Waiting, effective_sender, unusable
 from strandline._model import (
     AgentRecord,
     Block,
+    ClientOptions,
     Ending,
+    ErrorCode,
+    Failed,
     Input,
     Message,
     Principal,
@@ -57,6 +60,8 @@ class RunContext(Struct, frozen=True, kw_only=True):
     """The folder that models get files from."""
     shows_waiting: bool = False
     """Whether the agent may know what waits in its session."""
+    client: ClientOptions | None = None
+    """What its client wants of the agent."""
 
     @property
     def said_by(self) -> Sender | None:
@@ -194,6 +199,14 @@ class Finished(Struct, frozen=True, kw_only=True):
     state: StateRecord | None = None
     keep: bool = True
     closed: bool = False
+
+
+def unusable_options(context: RunContext, kind: str) -> Finished | None:
+    """Return how a run ends at once whose client wants something of an agent of a kind that gives only text."""
+    if context.client is None:
+        return None
+    why = f"the agent is {kind}, which has neither the tools of a client nor a form of its answer; leave them out"
+    return Finished(ending=Failed(ErrorCode.AGENT_ERROR, unusable(why)))
 
 
 class SessionAgent(Protocol):

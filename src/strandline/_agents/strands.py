@@ -175,6 +175,8 @@ class StrandsAgent:
     def __init__(self, agent: Agent, record: AgentRecord, progress: Progress) -> None:
         self._agent = agent
         self._packed: Packed | None = None
+        self._shows_format = False
+        """Whether its model is shown the forms that clients want."""
         self._carried = progress.question_state is not None
         """Whether the first message of the current run is the open round of the run that requested input."""
         if self._carried:
@@ -208,8 +210,11 @@ class StrandsAgent:
             self._packed = None
         if attempt.context.shows_waiting:
             exits.waiting = await live_waiting(attempt)
-        result = await self._result(attempt, exits.waiting)
+        form = self._wanted(attempt, exits)
+        result = await self._result(attempt, exits.waiting, form)
         ending = exits.ending(_ending(self._agent, result, cancelled=attempt.signal.is_set()))
+        if isinstance(ending, Succeeded) and exits.given is not None:
+            ending = Succeeded(text=encode(exits.given).decode())
         if self._reopened:
             self._reopened = False
             clear_interrupt(self._agent)
@@ -229,7 +234,20 @@ class StrandsAgent:
             self._packed = self._origins.packed(cast("list[Message]", self._agent.messages))
             self._agent.messages = []
 
-    async def _result(self, attempt: Attempt, waiting: LiveWaiting | None) -> AgentResult:
+    def _wanted(self, attempt: Attempt, exits: AbnormalExit) -> Any:
+        """Return the output model of the run if its client wants an answer in a form; None: the agent's own."""
+        client = attempt.context.client
+        if client is None or client.format is None:
+            return None
+        from strandline._agents.answer_format import FORM, WantedAnswer, show_format
+
+        exits.wanted = WantedAnswer(client.format)
+        if not self._shows_format:
+            self._shows_format = True
+            show_format(self._agent)
+        return FORM
+
+    async def _result(self, attempt: Attempt, waiting: LiveWaiting | None, form: Any) -> AgentResult:
         """Run the agent, report its progress, and return its result."""
         reports, should_end = self._reports, attempt.signal.is_set
         reports.begin(attempt)
@@ -238,6 +256,7 @@ class StrandsAgent:
             cast(Any, self._prompt(attempt)),
             invocation_state=invocation_state(attempt.context, waiting),
             cancel_signal=cast(threading.Event, attempt.signal),
+            **({} if form is None else {"structured_output_model": form}),
         )
         try:
             async with aclosing(cast(Any, stream)) as events:

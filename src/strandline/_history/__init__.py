@@ -28,7 +28,9 @@ from strandline._history.texts import (
     UNKNOWN_OUTCOME,
     answer_text,
     ended_early,
+    is_unusable,
     took_too_long,
+    unusable,
 )
 from strandline._history.waiting import UNKNOWN as UNKNOWN_WAITING
 from strandline._history.waiting import Waiting, WaitingMessage, waiting_of
@@ -68,7 +70,9 @@ __all__ = [
     "pairing_faults",
     "plain_text",
     "prompt_message",
+    "is_unusable",
     "took_too_long",
+    "unusable",
     "resume_point",
     "said_in",
     "sender_of",

@@ -23,6 +23,8 @@ STARTED_AGAIN: Final = "(After a crash {by} checked this tool call: it had done 
 DONE: Final = "(After a crash {by} checked this tool call: it had taken effect.)"
 
 
+_UNUSABLE: Final = "what this request wants of the agent cannot be had: "
+
 LONGEST_ERROR: Final = 500
 """Characters of an error's text that history keeps: the model reads them in every later run."""
 
@@ -30,6 +32,16 @@ LONGEST_ERROR: Final = 500
 def ended_early(code: str) -> str:
     """Return the sentence in history that says that a run did not end by itself."""
     return f"(This run ended early: {code}.)"
+
+
+def unusable(why: str) -> str:
+    """Return why a run ended whose client wants what its agent cannot give."""
+    return f"{_UNUSABLE}{why}"
+
+
+def is_unusable(detail: str) -> bool:
+    """Return whether a run ended for that reason, so that its request was wrong."""
+    return detail.startswith(_UNUSABLE)
 
 
 def took_too_long(timeout_s: float | None) -> str:

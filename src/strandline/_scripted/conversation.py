@@ -24,6 +24,8 @@ DEFAULT_PACE_S: Final = 1.0
 _NUMBER: Final = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?")
 _QUOTED: Final = re.compile(r"[\"“]([^\"”]+)[\"”]|(?<!\w)'([^']+)'(?!\w)")
 _PLACE: Final = re.compile(r"\b(?:in|for|at|of|about|to|on|from)\s+((?:[\w'-]+\s*){1,4}?)[?.!,]*$", re.IGNORECASE)
+_FORMAT: Final = "You must format the previous response as structured output."
+"""What Strands says to a model that has not given its answer the form that is wanted."""
 _SMALL_WORDS: Final = frozenset({"a", "get", "the", "tool"})
 
 
@@ -34,9 +36,10 @@ class ConversationModel(ScriptedModel):
         super().__init__(lambda messages: reply(messages, ()))
         self._pace_s = pace() if pace_s is None else pace_s
 
-    async def _answer(self, messages: Messages, tool_specs: object) -> Answer:
+    async def _answer(self, messages: Messages, tool_specs: object, tool_choice: object = None) -> Answer:
         await asyncio.sleep(self._pace_s)
-        return reply(messages, tool_specs if isinstance(tool_specs, list) else ())
+        tools = tool_specs if isinstance(tool_specs, list) else ()
+        return forced(messages, tools, tool_choice) or reply(messages, tools)
 
 
 def pace() -> float:
@@ -52,6 +55,15 @@ def nth(messages: Messages) -> int:
     return sum(
         1 for message in messages if message["role"] == "user" and any("text" in each for each in message["content"])
     )
+
+
+def forced(messages: Messages, tools: Sequence[Mapping[str, Any]], choice: object) -> Answer | None:
+    """Return the call of the tool that the model must call; None: it may answer as it likes."""
+    match choice:
+        case {"tool": {"name": str(name)}}:
+            others = [each for each in messages if not _requests_format(each)]
+            return next((call(name, arguments(tool, question(others))) for tool in tools if tool["name"] == name), None)
+    return None
 
 
 def reply(messages: Messages, tools: Sequence[Mapping[str, Any]]) -> Answer:
@@ -104,6 +116,10 @@ def _other(wanted: object, words: list[str], text: str) -> Any:
                 return words.pop(0)
             place = _PLACE.search(text)
             return place[1].strip() if place else text
+
+
+def _requests_format(message: Mapping[str, Any]) -> bool:
+    return any(block.get("text") == _FORMAT for block in message["content"])
 
 
 def _is_named(name: str, text: str) -> bool:

@@ -183,7 +183,7 @@ class ScriptedModel(Model):
     ) -> AsyncGenerator[StreamEvent, None]:
         """Stream one answer of the script as ConverseStream events. Raises the script's exceptions."""
         self.calls += 1
-        answer = await self._answer(messages, tool_specs)
+        answer = await self._answer(messages, tool_specs, kwargs.get("tool_choice"))
         yield {"messageStart": {"role": "assistant"}}
         reason: StopReason = "end_turn"
         index = chunks = 0
@@ -230,8 +230,8 @@ class ScriptedModel(Model):
             raise TypeError("structured output needs a script that returns a str of JSON")
         yield {"output": output_model.model_validate_json(answer)}
 
-    async def _answer(self, messages: Messages, tool_specs: object) -> Answer:
-        """Call the script, which does not get the tools."""
+    async def _answer(self, messages: Messages, tool_specs: object, tool_choice: object = None) -> Answer:
+        """Call the script, which gets neither the tools nor the one that it must call."""
         answer = self._script(messages)
         if inspect.isawaitable(answer):
             return await answer

@@ -20,7 +20,7 @@ from strandline._engine.observers import Projection
 from strandline._engine.options import Options
 from strandline._engine.ownership import Ownership
 from strandline._engine.reading import Reading, RestoredView, RunView
-from strandline._engine.requests import RunBuilder, RunEdit, checked_priority
+from strandline._engine.requests import RunBuilder, RunEdit, checked_priority, client_options_in, with_client_options
 from strandline._engine.shielded import to_the_end
 from strandline._engine.streams import Streams
 from strandline._journal.cluster import Feature
@@ -237,6 +237,8 @@ class Control:
         run = await self._reading.stored_run(principal, run_id)
         if edit.metadata is not None and BY_LIST in run.metadata:  # (it says which messages the client knows)
             edit = replace(edit, metadata={**edit.metadata, BY_LIST: run.metadata[BY_LIST]})
+        if edit.metadata is not None:
+            edit = replace(edit, metadata=with_client_options(edit.metadata, client_options_in(run.metadata)))
         self._builder.check_edit(run.key, edit)
         if edit.input is not None:
             edit = replace(edit, input=await self._files.resolved(run.key, edit.input, run.input))

@@ -27,6 +27,7 @@ from strandline._engine.events import (
 from strandline._engine.execution.completion import closed
 from strandline._engine.execution.retry import Retries
 from strandline._engine.loops import adopt_current_task
+from strandline._engine.requests import client_options_in, without_client_options
 from strandline._engine.streams import EventRecorder, truncate_arguments, truncate_message, truncate_result
 from strandline._files.blocks import FILE, copied
 from strandline._history import (
@@ -85,7 +86,8 @@ class LiveAttempt:
             session_id=run.key.session_id,
             principal=run.key.principal,
             attempt=run.attempt,
-            metadata=run.metadata,
+            metadata=without_client_options(run.metadata),
+            client=client_options_in(run.metadata),
             workspace=workspace,
             sender=run.sender,
             files_root=files_root,

@@ -8,6 +8,7 @@ from strandline._agents.port import Finished
 from strandline._engine.options import Options
 from strandline._history import Progress, answer_text, close, close_answer, prompt_message, resume_point, took_too_long
 from strandline._model import (
+    FORMAT_TOOL,
     Cancelled,
     Claim,
     Completion,
@@ -121,5 +122,9 @@ def timed_out(run: Run, meanwhile: str = "") -> Failed:
 
 
 def resume_point_of(checkpoint: Progress, options: Options) -> Progress | None:
-    """Return what another attempt resumes from; None if the run cannot resume, as one of its tools may have run."""
-    return resume_point(checkpoint, unknown_tool=options.unknown_tool, idempotent_tools=options.idempotent_tools)
+    """Return what another attempt resumes from; None if the run cannot resume, as one of its tools may have run.
+
+    The tool that gives an answer a form does nothing else.
+    """
+    harmless = [*options.idempotent_tools, FORMAT_TOOL]
+    return resume_point(checkpoint, unknown_tool=options.unknown_tool, idempotent_tools=harmless)

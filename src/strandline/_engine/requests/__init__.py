@@ -7,6 +7,11 @@ matter.
 
 from strandline._engine.requests.checked_tools import CheckedTool, ToolOutcome, not_resolvable, resolution
 from strandline._engine.requests.client_list import Continues, Differs, GoesBack, ListedMessages, place_in
+from strandline._engine.requests.client_options import (
+    client_options_in,
+    with_client_options,
+    without_client_options,
+)
 from strandline._engine.requests.content import (
     ALWAYS_ALLOWED,
     FORMATS,
@@ -54,6 +59,7 @@ __all__ = [
     "check_url",
     "check_webhook",
     "checked_priority",
+    "client_options_in",
     "fingerprint_of",
     "is_storable",
     "kept_of",
@@ -62,4 +68,6 @@ __all__ = [
     "place_in",
     "resolution",
     "resolve_request",
+    "with_client_options",
+    "without_client_options",
 ]

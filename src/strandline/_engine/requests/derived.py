@@ -13,8 +13,9 @@ from msgspec import UNSET, Struct
 
 from strandline._encoding import encode_messages
 from strandline._engine.requests.checked_tools import CheckedTool, ToolOutcome
+from strandline._engine.requests.client_options import client_options_in, without_client_options
 from strandline._engine.requests.request import Request, is_storable
-from strandline._model import IfBusy, Run, Sender, Webhook
+from strandline._model import ClientOptions, IfBusy, Run, Sender, Webhook
 from strandline.errors import Invalid
 
 
@@ -24,6 +25,7 @@ class Kept(Struct, frozen=True):
     metadata: dict[str, Any]
     sender: Sender | None
     webhook: Webhook | None
+    client: ClientOptions | None = None
 
 
 def kept_of(run: Run, *, trusts_senders: bool, metadata: dict[str, Any] | None = None) -> Kept:
@@ -34,7 +36,8 @@ def kept_of(run: Run, *, trusts_senders: bool, metadata: dict[str, Any] | None =
     webhook = run.webhook
     kept = None if webhook is None or webhook.by_server else Webhook(webhook.url, webhook.events)
     sender = run.sender if trusts_senders else None
-    return Kept(run.metadata if metadata is None else metadata, sender, kept)
+    client = client_options_in(run.metadata)
+    return Kept(without_client_options(run.metadata if metadata is None else metadata), sender, kept, client)
 
 
 def again_request(
@@ -60,6 +63,7 @@ def again_request(
         timeout_s=timeout_s,
         queue_timeout_s=queue_timeout_s,
         metadata=kept.metadata,
+        client=kept.client,
         sender=kept.sender,
         webhook=kept.webhook,
         idempotency_key=idempotency_key,
@@ -85,6 +89,7 @@ def resolve_request(
         input=run.input,
         timeout_s=timeout_s,
         metadata=kept.metadata,
+        client=kept.client,
         sender=kept.sender,
         webhook=kept.webhook,
         idempotency_key=idempotency_key,

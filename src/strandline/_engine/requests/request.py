@@ -7,6 +7,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 from strandline._journal.cluster import Feature
 from strandline._model import (
+    ClientOptions,
     CollectOptions,
     IfBusy,
     Input,
@@ -52,6 +53,8 @@ class Request(Struct, frozen=True, kw_only=True):
     on_disconnect: OnDisconnect | None = None
     """What happens to it if its clients disconnect; None: the service's default."""
     metadata: dict[str, Any] = field(default_factory=dict)
+    client: ClientOptions | None = None
+    """What its client wants of the agent; None: nothing, or what the run wanted that it replaces or continues."""
     sender: Sender | None = None
     """Who sent it, where the setting `trusted_senders` lets callers say so; None: the principal."""
     webhook: Webhook | None = None
@@ -97,6 +100,8 @@ class Request(Struct, frozen=True, kw_only=True):
             raise Invalid(f"sender is {self.sender!r}; it must be a strandline.Sender, or None")
         if not isinstance(self.webhook, Webhook | None):
             raise Invalid(f"webhook is {self.webhook!r}; it must be a strandline.Webhook, or None")
+        if not isinstance(self.client, ClientOptions | None):
+            raise Invalid(f"client is {self.client!r}; it must be a strandline.ClientOptions, or None")
         if not isinstance(self.fingerprint, bytes):
             raise Invalid(f"fingerprint is {self.fingerprint!r}; it must be bytes")
 

@@ -5,12 +5,18 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, to_builtins
 
 from strandline._agents.port import Target
 from strandline._clock import Clock
 from strandline._encoding import encode, encode_messages
 from strandline._engine.options import Options
+from strandline._engine.requests.client_options import (
+    check_client_options,
+    client_options_in,
+    with_client_options,
+    without_client_options,
+)
 from strandline._engine.requests.content import check_content
 from strandline._engine.requests.request import Replaced, Request, RunEdit
 from strandline._engine.requests.webhook import DEFAULT_EVENTS, check_webhook
@@ -22,6 +28,7 @@ from strandline._model import (
     MOST_COLLECTED,
     RUN_OPTIONS,
     Carrier,
+    ClientOptions,
     Collect,
     CollectOptions,
     GoBack,
@@ -49,6 +56,7 @@ _IDENTITY: Final = frozenset({"key", "idempotency_key", "fingerprint"})
 """The fields of a request that its idempotency key stands for, or belongs to."""
 _LATER: Final = {
     "not_before": None, "after": UNSET, "webhook": None, "sender": None, "collect": None, "expected_run_id": None,
+    "client": None,
 }  # fmt: skip
 """Fields that earlier versions did not know, with their values if they are not used: keys outlive an upgrade."""
 LONGEST_SENDER: Final = 256
@@ -105,6 +113,7 @@ class RunBuilder(Struct, eq=False):
         `NotResolvable`.
         """
         back = self._back(request, again)
+        client = self._client(request)
         if request.if_busy is IfBusy.ROLLBACK and self._options.self_managed:
             raise Invalid("if_busy cannot be rollback: these agents keep their history themselves")
         timeout_s = _within("timeout", request.timeout_s, self._options.timeout_s)
@@ -136,7 +145,7 @@ class RunBuilder(Struct, eq=False):
             resumable=self._target.resumable,
             timeout_s=timeout_s,
             queue_deadline=None if resolution is not None else begins + queue_timeout_s,
-            metadata=request.metadata,
+            metadata=with_client_options(request.metadata, client),
             created_at=now,
             keyed=self._keyed(request, now),
             trace=trace,
@@ -150,6 +159,13 @@ class RunBuilder(Struct, eq=False):
             expected_joined=None if again is None else again.joined,
             webhook=self._webhook(request),
         )
+
+    def _client(self, request: Request) -> ClientOptions | None:
+        """Return what a request's client wants of the agent. Raises `Invalid`."""
+        client = request.client or client_options_in(request.metadata)
+        if client is not None:
+            check_client_options(client, self._options.max_client_options_bytes)
+        return client
 
     def _webhook(self, request: Request) -> RunWebhook | None:
         """Return where events of a request's run are sent. Raises `Invalid`."""
@@ -260,9 +276,11 @@ class RunBuilder(Struct, eq=False):
 
         A content block of a kind that only `allowed_content` knows can be nested too deep as well.
         """
-        if request.metadata and len(encode(request.metadata)) > (most := self._options.max_metadata_bytes):
+        metadata = without_client_options(request.metadata)
+        if metadata and len(encode(metadata)) > (most := self._options.max_metadata_bytes):
             raise Invalid(f"metadata must have at most {most} bytes as JSON (setting max_metadata_bytes)")
-        for name, value in (("metadata", request.metadata), ("input", request.input)):
+        client = None if request.client is None else to_builtins(request.client)
+        for name, value in (("metadata", request.metadata), ("input", request.input), ("response_format", client)):
             if _is_deeper(value, DEEPEST):
                 raise Invalid(
                     f"{name} must be nested at most {DEEPEST} levels deep; make it flatter, or send what is deep"

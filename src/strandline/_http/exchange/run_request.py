@@ -7,10 +7,18 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, convert
 
-from strandline._engine.requests import END_OF_TIME_S, Kept, ListedMessages, Replaced, Request
+from strandline._engine.requests import (
+    END_OF_TIME_S,
+    Kept,
+    ListedMessages,
+    Replaced,
+    Request,
+    without_client_options,
+)
 from strandline._http.exchange.idempotency import fingerprint
 from strandline._http.wire import Timestamp
 from strandline._model import (
+    ClientOptions,
     CollectOptions,
     IfBusy,
     Input,
@@ -201,6 +209,8 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     """The run that this one replaces."""
     kept: Kept | None = None
     """What it has of the run that it replaces or continues, in place of its `options`."""
+    client: ClientOptions | None = None
+    """What the client wants of the agent."""
     listed: ListedMessages | None = None
     """What its client lists of the conversation before it, if that counts."""
     unless_last: bool = False
@@ -221,7 +231,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
         if kept is None:
             sender = None if options.sender is None else options.sender.named()
             webhook = None if options.webhook is None else options.webhook.named()
-            kept = Kept(options.metadata or {}, sender, webhook)
+            kept = Kept(without_client_options(options.metadata or {}), sender, webhook, self.client)
         return Request(
             key=self.key,
             input=prompt,
@@ -237,6 +247,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
             not_before=seconds(options.not_before),
             on_disconnect=options.on_disconnect,
             metadata=kept_with(kept.metadata, self.runtime),
+            client=kept.client,
             sender=kept.sender,
             webhook=kept.webhook,
             idempotency_key=idempotency_key,

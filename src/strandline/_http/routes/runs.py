@@ -14,7 +14,7 @@ from starlette.responses import Response
 from strandline._encoding import decoder
 from strandline._engine.events import Why
 from strandline._engine.reading import RunPage, RunView, Superseded
-from strandline._engine.requests import RunEdit
+from strandline._engine.requests import RunEdit, without_client_options
 from strandline._engine.service import Service
 from strandline._history import effective_sender
 from strandline._http import wire
@@ -225,7 +225,7 @@ def _run_body(view: RunView) -> RunBody:
         locks_session=run.locks_session,
         held=run.locks_session,
         cancel_requested=run.cancel_requested,
-        metadata=run.metadata,
+        metadata=without_client_options(run.metadata),
         sender=effective_sender(run.sender, run.key.principal),
         webhook=WebhookBody.of(run.webhook) or UNSET,
     )

@@ -3,10 +3,11 @@
 from msgspec import UNSET, Struct, UnsetType
 
 from strandline._engine.events import RunFinished
-from strandline._history import answer_text
+from strandline._history import answer_text, is_unusable
 from strandline._history.texts import ended_early
+from strandline._http import wire
 from strandline._http.dialects.endings import reason_of
-from strandline._http.dialects.openai.wire import ErrorDetail, FinishReason, failed
+from strandline._http.dialects.openai.wire import ENDED, ErrorDetail, FinishReason, failed
 from strandline._http.dialects.sent_text import BREAK
 from strandline._http.dialects.waiting import questions
 from strandline._model import InputRequest, Message, Outcome, RunId, RunStatus
@@ -30,6 +31,7 @@ class NoAnswer(Struct, frozen=True):
     """The error of a run that ended without an answer."""
 
     error: ErrorDetail
+    status: int = ENDED
 
 
 def answer_of(end: Outcome | RunFinished, run_id: RunId) -> Answer | NoAnswer:
@@ -51,6 +53,8 @@ def answer_of(end: Outcome | RunFinished, run_id: RunId) -> Answer | NoAnswer:
     code, text = reason
     if end.error is not None and end.error.out_of_tokens:
         return _cut_off(end.message, code)
+    if end.error is not None and is_unusable(end.error.detail):
+        return NoAnswer(failed(text, code, run_id), wire.BAD_REQUEST)
     return NoAnswer(failed(text, code, run_id))
 
 

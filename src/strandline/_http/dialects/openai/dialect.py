@@ -25,7 +25,6 @@ from strandline._http.dialects.openai.answer import NoAnswer, answer_of
 from strandline._http.dialects.openai.body import BodyReader
 from strandline._http.dialects.openai.stream import Chunks
 from strandline._http.dialects.openai.wire import (
-    ENDED,
     SEND_AGAIN,
     SEND_NO_MORE,
     Choice,
@@ -37,6 +36,7 @@ from strandline._http.dialects.openai.wire import (
     Model,
     Models,
     Said,
+    client_options_of,
     failed,
     failure,
     prompt_of,
@@ -109,6 +109,7 @@ class OpenAI(Dialect):
             body=received.sent,
             as_events=bool(body.stream),
             listed=listed,
+            client=client_options_of(body),
         )
 
     async def answer(self, run: Accepted, end: Outcome | Later) -> Response:
@@ -117,7 +118,7 @@ class OpenAI(Dialect):
             return self._later(run)
         answer = answer_of(end, run.ticket.run_id)
         if isinstance(answer, NoAnswer):
-            return failure(answer.error, ENDED, {**run.replayed, **SEND_NO_MORE})
+            return failure(answer.error, answer.status, {**run.replayed, **SEND_NO_MORE})
         said = Said(content=answer.content, reasoning_content=answer.reasoning)
         completion = Completion(
             id=run.ticket.run_id,
@@ -142,6 +143,7 @@ class OpenAI(Dialect):
             waiting=Waiting(run.request.scope, run.ticket.key.session_id),
             later=_continues(run),
             went_back=went_back(run.ticket),
+            as_whole=run.run_request.client is not None and run.run_request.client.format is not None,
         )
         return chunks, run.replayed
 

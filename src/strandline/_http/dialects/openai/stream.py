@@ -16,7 +16,11 @@ _DONE: Final = b"data: [DONE]\n\n"
 
 
 class Chunks:
-    """Encodes one run for one client. `later` is the error if the run continues after the stream."""
+    """Encodes one run for one client. `later` is the error if the run continues after the stream.
+
+    `as_whole`: nothing of the text is sent before the end, since what the model says before its answer is not of the
+    form that the client reads.
+    """
 
     def __init__(
         self,
@@ -29,6 +33,7 @@ class Chunks:
         waiting: Waiting,
         later: ErrorDetail,
         went_back: Mapping[str, Any] = MappingProxyType({}),
+        as_whole: bool = False,
     ) -> None:
         self._run_id = run_id
         self._session_id = session_id
@@ -47,6 +52,7 @@ class Chunks:
         self._around = head, tail
         self._sent = SentText()
         self._has_ended = False
+        self._as_whole = as_whole
 
     def opening(self) -> bytes:
         """Return the first chunk: the run is accepted."""
@@ -64,6 +70,8 @@ class Chunks:
                 return self._chunk({"reasoning_content": text})
             case RunQueued() | RunPosition():
                 return self._waits(numbered.event)
+        if self._as_whole:
+            return b""
         return self._content(self._sent.heard(numbered.event))
 
     def closing(self) -> bytes:
@@ -74,7 +82,7 @@ class Chunks:
         if not (text := self._waiting.heard(event)):
             return b""
         extension = Extension(self._session_id, RunStatus.QUEUED, event.input_requests)
-        return self._chunk({"content": text}, strandline=extension)
+        return self._chunk({} if self._as_whole else {"content": text}, strandline=extension)
 
     def _end(self, end: RunFinished) -> bytes:
         self._has_ended = True

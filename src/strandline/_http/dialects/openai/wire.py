@@ -17,10 +17,11 @@ from starlette.responses import Response
 from strandline._encoding import encode
 from strandline._http import wire
 from strandline._http.dialects.client_history import INSTRUCTIONS
+from strandline._http.dialects.openai.client_options import format_of
 from strandline._http.exchange.run_request import Response as Answered
 from strandline._http.exchange.run_request import Responses, RunOptions
 from strandline._http.routes.runs import AgentStateThen, EffectBody
-from strandline._model import Block, Input, InputRequest, RunId, RunStatus, SessionId
+from strandline._model import Block, ClientOptions, Input, InputRequest, RunId, RunStatus, SessionId
 from strandline.errors import Invalid, StorageFull
 
 READS: Final = "The body is an object with `messages`, the last of them the user's"
@@ -73,7 +74,10 @@ class CompletionBody(RunOptions, frozen=True, kw_only=True):
     tools: list[dict[str, Any]] | None = None
     functions: list[dict[str, Any]] | None = None
     logprobs: bool | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: Annotated[
+        dict[str, Any] | None,
+        Meta(description="`text`, `json_object` or `json_schema`: the answer is then one JSON object of that schema"),
+    ] = None
     modalities: list[str] | None = None
 
 
@@ -95,6 +99,12 @@ def prompt_of(body: CompletionBody, before: int = 0) -> Input | Responses:
     return [_block(part, f"{there}[{number}]") for number, part in enumerate(content)]
 
 
+def client_options_of(body: CompletionBody) -> ClientOptions | None:
+    """Return what the client wants of the agent. Raises `Invalid`."""
+    form = format_of(body.response_format, "$.response_format")
+    return None if form is None else ClientOptions(format=form)
+
+
 def _refuse_what_is_not_there(body: CompletionBody) -> None:
     """Raise `Invalid` for options that change the format of the answer. Others, such as temperature, are ignored."""
     unsupported = {
@@ -102,7 +112,6 @@ def _refuse_what_is_not_there(body: CompletionBody) -> None:
         "tools": bool(body.tools),
         "functions": bool(body.functions),
         "logprobs": bool(body.logprobs),
-        "response_format": (body.response_format or {}).get("type", "text") != "text",
         "modalities": any(each != "text" for each in body.modalities or ()),
     }
     for name, is_set in unsupported.items():
