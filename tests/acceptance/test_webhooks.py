@@ -69,6 +69,40 @@ def test_the_events_of_a_run_are_sent_and_signed(at: Checkpoints, receiver: Rece
     assert "token" not in server.stderr
 
 
+def test_events_of_the_runs_of_a_schedule_are_sent_where_it_says(
+    at: Checkpoints, receiver: Receiver, tmp_path: Path
+) -> None:
+    webhook = {"url": f"{receiver.url}/schedule", "events": ["run.started", "run.finished"]}
+    body = {"session_id": "s", "input": "tick", "every": 3600}
+    with serving(AGENT, *flags(tmp_path), folder=tmp_path, variables=at.environment) as server:
+        wrong = server.client.post("/v1/schedules", json={**body, "webhook": {"url": "ftp://example.com"}})
+        assert (wrong.status_code, "webhook.url" in wrong.json()["detail"]) == (422, True)
+        made = server.client.post("/v1/schedules", json={**body, "webhook": webhook})
+        assert (made.status_code, made.json()["webhook"]) == (201, webhook)
+        path = f"/v1/schedules/{made.json()['schedule_id']}"
+        run = server.client.post(f"{path}/run").raise_for_status().json()
+        assert run["webhook"] == webhook
+        came = receiver.until(lambda found: len(found) >= 2, "both events")
+        assert {(each.type, each.event["data"]["run_id"]) for each in came} == {
+            ("run.started", run["run_id"]),
+            ("run.finished", run["run_id"]),
+        }
+        other = {"url": f"{receiver.url}/other"}
+        changed = server.client.patch(path, json={"webhook": other}).json()["webhook"]
+        assert changed == {**other, "events": ["run.finished"]}
+        server.kill()
+        server.start()
+        assert server.client.get(path).json()["webhook"] == changed
+        assert server.client.patch(path, json={"webhook": {"url": "x"}}).status_code == 422
+        assert server.client.patch(path, json={"timeout": 5}).json()["webhook"] == changed
+        server.client.post(f"{path}/run").raise_for_status()
+        assert receiver.until(lambda found: len(found) >= 3, "the event of the other one")[2].path == "/other"
+        assert server.client.patch(path, json={"webhook": None}).json()["webhook"] is None
+        assert "webhook" not in server.client.post(f"{path}/run").raise_for_status().json()
+        server.quiet()
+    assert len(receiver.received) == 3
+
+
 def test_what_is_refused_says_what_to_do(at: Checkpoints, tmp_path: Path) -> None:
     def refusal(server: Server, **webhook: Any) -> str:
         answer = server.client.post("/v1/sessions/s/runs", json={"input": "hello", "webhook": webhook})

@@ -105,6 +105,7 @@ def show(schedule: Schedule, url: Url = None, key_file: KeyFile = None, as_json:
         "last run": found["last_run"] or "",
         "last time": rows.clock_time(found["last_at"]) if found["last_at"] else "",
         "error": found["last_error"] or "",
+        "webhook": (found.get("webhook") or {}).get("url", ""),
         "metadata": ", ".join(f"{name}={value}" for name, value in found["metadata"].items()),
         "what": _text(found),
     }

@@ -280,6 +280,7 @@ class Schedule(Struct, frozen=True, kw_only=True):
     missed_count: int = 0
     metadata: dict[str, Any] = {}
     sender: Sender | None = None
+    webhook: Webhook | None = None
 
 
 class SchedulesPage(Struct, frozen=True):

@@ -75,6 +75,7 @@ class ScheduleOptions(TypedDict, total=False):
     queue_timeout: float
     metadata: dict[str, Any]
     sender: Sender | Mapping[str, str]
+    webhook: Webhook | Mapping[str, Any]
     paused: bool
 
 

@@ -12,7 +12,7 @@ from strandline._engine.requests import Request, check_key
 from strandline._engine.schedules.instants import Missed, Overlap, When
 from strandline._journal.partitions import suffix_of
 from strandline._journal.port import StoredSchedule
-from strandline._model import Input, OnQuestion, RunId, ScheduleId, Sender, SessionKey
+from strandline._model import Input, OnQuestion, RunId, ScheduleId, Sender, SessionKey, Webhook
 from strandline.errors import Invalid
 
 MOST_BYTES: Final = 64 * 1024
@@ -40,6 +40,7 @@ class ScheduleRequest(Struct, frozen=True, kw_only=True):
     queue_timeout_s: float | None = None
     metadata: dict[str, Any] = {}
     sender: Sender | None = None
+    webhook: Webhook | None = None
     paused: bool = False
 
 
@@ -58,6 +59,7 @@ class ScheduleChange(Struct, frozen=True, kw_only=True):
     queue_timeout_s: float | UnsetType | None = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
     sender: Sender | UnsetType | None = UNSET
+    webhook: Webhook | UnsetType | None = UNSET
     paused: bool | UnsetType = UNSET
 
     @property
@@ -78,6 +80,7 @@ class Spec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     queue_timeout_s: float | None = None
     metadata: dict[str, Any] = {}
     sender: Sender | None = None
+    webhook: Webhook | None = None
 
     @classmethod
     def of(cls, request: ScheduleRequest, now: float) -> "Spec":
@@ -124,11 +127,14 @@ class Spec(Struct, frozen=True, kw_only=True, omit_defaults=True):
             queue_timeout_s=self.queue_timeout_s,
             on_question=OnQuestion.WAIT,  # (a schedule never dismisses or answers one)
             sender=self.sender,
+            webhook=self.webhook,
             metadata={**self.metadata, OF_SCHEDULE: {"schedule_id": schedule_id, "at": at}},
         )
 
 
-_SHARED: Final = ("input", "overlap", "missed", "priority", "timeout_s", "queue_timeout_s", "metadata", "sender")
+_SHARED: Final = (
+    "input", "overlap", "missed", "priority", "timeout_s", "queue_timeout_s", "metadata", "sender", "webhook",
+)  # fmt: skip
 _TIMES: Final = ("cron", "every_s", "at", "timezone")
 OF_SCHEDULE: Final = "schedule"
 """The key of a run's metadata for the schedule that it is of, and its time."""
@@ -186,6 +192,7 @@ class ScheduleView(Struct, frozen=True, kw_only=True):
     queue_timeout_s: float | None
     metadata: dict[str, Any]
     sender: Sender | None
+    webhook: Webhook | None
     created_at: float
 
 
@@ -236,5 +243,6 @@ def view_of(schedule: Schedule) -> ScheduleView:
         queue_timeout_s=spec.queue_timeout_s,
         metadata=spec.metadata,
         sender=spec.sender,
+        webhook=spec.webhook,
         created_at=when.since,
     )

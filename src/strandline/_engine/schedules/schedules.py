@@ -325,7 +325,7 @@ class Schedules:
         spec = Spec.of(request, now)
         schedule_id = self._new_id(request.key)
         self._builder.build(spec.request(request.key, schedule_id, None), None)  # (or no run could be accepted)
-        self._ownership.check_known(("schedules",))
+        self._ownership.check_known(("schedules",) if spec.webhook is None else ("schedules", "webhook"))
         self._ownership.check(request.key)
         self._readiness.admit()
         next_at = None if request.paused else spec.when.first

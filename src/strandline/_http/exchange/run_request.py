@@ -81,9 +81,10 @@ class WebhookBody(Struct, frozen=True, forbid_unknown_fields=True):
         return Webhook(self.url, tuple(dict.fromkeys(self.events)))
 
     @classmethod
-    def of(cls, webhook: RunWebhook | None) -> "WebhookBody | None":
+    def of(cls, webhook: Webhook | None) -> "WebhookBody | None":
         """Return where events of a run are sent, if its caller may see it."""
-        return None if webhook is None or webhook.by_server else convert(webhook, cls, from_attributes=True)
+        by_server = isinstance(webhook, RunWebhook) and webhook.by_server
+        return None if webhook is None or by_server else convert(webhook, cls, from_attributes=True)
 
 
 class CollectBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

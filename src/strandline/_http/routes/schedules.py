@@ -15,7 +15,7 @@ from strandline._engine.service import Service
 from strandline._http import wire
 from strandline._http.audit import changed
 from strandline._http.caller import principal_of, session_of
-from strandline._http.exchange.run_request import Priority, SenderBody, seconds, whole_number
+from strandline._http.exchange.run_request import Priority, SenderBody, WebhookBody, seconds, whole_number
 from strandline._http.forwardable import only_once
 from strandline._http.routes.runs import run_body
 from strandline._model import Block, RunId, ScheduleId, Sender, SessionId, session_id
@@ -46,6 +46,7 @@ _Sender = Annotated[
     SenderBody,
     Meta(description="Who sends its runs; only where the setting `trusted_senders` is on. Default: the API key"),
 ]
+_Webhook = Annotated[WebhookBody, Meta(description="Where events of its runs are sent; default: as its session says")]
 _Metadata = Annotated[dict[str, Any], Meta(description="Stored with each run, and passed to its tools")]
 
 
@@ -65,6 +66,7 @@ class NewScheduleBody(Struct, frozen=True, kw_only=True):
     queue_timeout: Annotated[float | None, Meta(description="Seconds that a run may wait for its turn")] = None
     metadata: _Metadata | None = None
     sender: _Sender | None = None
+    webhook: _Webhook | None = None
     paused: _Paused = False
 
 
@@ -83,6 +85,7 @@ class ChangeScheduleBody(Struct, frozen=True, kw_only=True):
     queue_timeout: float | UnsetType | None = UNSET
     metadata: _Metadata | UnsetType = UNSET
     sender: _Sender | UnsetType | None = UNSET
+    webhook: _Webhook | UnsetType | None = UNSET
     paused: _Paused | UnsetType = UNSET
 
 
@@ -109,6 +112,7 @@ class ScheduleBody(Struct, frozen=True, kw_only=True):
     queue_timeout: float | None
     metadata: dict[str, Any]
     sender: Annotated[Sender | None, Meta(description="Who sends its runs, if it says so")]
+    webhook: Annotated[WebhookBody | None, Meta(description="Where events of its runs are sent, if it says so")]
     created_at: wire.Timestamp | None
 
 
@@ -144,6 +148,7 @@ def schedule_body(schedule: Schedule) -> ScheduleBody:
         queue_timeout=spec.queue_timeout_s,
         metadata=spec.metadata,
         sender=spec.sender,
+        webhook=WebhookBody.of(spec.webhook),
         created_at=wire.timestamp(when.since),
     )
 
@@ -178,6 +183,7 @@ class ScheduleRoutes:
                 queue_timeout_s=body.queue_timeout,
                 metadata=body.metadata or {},
                 sender=None if body.sender is None else body.sender.named(),
+                webhook=None if body.webhook is None else body.webhook.named(),
                 paused=body.paused,
             )
         )
@@ -216,7 +222,8 @@ class ScheduleRoutes:
             queue_timeout_s=given.pop("queue_timeout"),
             priority=UNSET if isinstance(body.priority, UnsetType) else whole_number(body.priority),
             sender=body.sender.named() if isinstance(body.sender, SenderBody) else body.sender,
-            **{name: each for name, each in given.items() if name not in ("at", "priority", "sender")},
+            webhook=body.webhook.named() if isinstance(body.webhook, WebhookBody) else body.webhook,
+            **{name: each for name, each in given.items() if name not in ("at", "priority", "sender", "webhook")},
         )
         schedule = await self._schedules.change(principal_of(request), _id(request), change)
         changed(request, f"changed schedule {schedule.schedule_id} of session {schedule.key.session_id}")
