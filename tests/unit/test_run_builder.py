@@ -6,8 +6,22 @@ import pytest
 
 from engine_support import Played, echo, key
 from strandline._engine.options import Options
-from strandline._engine.requests import Request, RunBuilder, checked_priority
-from strandline._model import Collect, IfBusy, Keyed, Lane, NewRun, OnDisconnect, OnQuestion, RunId, Sender, responses
+from strandline._engine.requests import Replaced, Request, RunBuilder, checked_priority
+from strandline._model import (
+    Collect,
+    IfBusy,
+    Keyed,
+    Lane,
+    NewRun,
+    OnDisconnect,
+    OnQuestion,
+    Resolution,
+    RunId,
+    RunWebhook,
+    Sender,
+    Webhook,
+    responses,
+)
 from strandline.errors import Invalid
 from strandline.testing._desk import StillClock
 
@@ -61,6 +75,29 @@ def test_a_request_has_what_it_asks_for() -> None:
 
     assert (run.resumable, run.timeout_s, run.queue_deadline, run.priority) == (False, 3, NOW + 4, 5)
     assert (run.if_busy, run.on_question, run.lane) == (IfBusy.REJECT, OnQuestion.WAIT, Lane.NORMAL)
+
+
+@pytest.mark.parametrize("by_server", [True, False])
+@pytest.mark.parametrize("now", ["cannot sign for it", "has no secrets", "takes https alone", "takes it"])
+def test_a_run_that_continues_or_replaces_another_one_has_its_webhook_while_that_is_allowed(
+    now: str, by_server: bool
+) -> None:
+    """Its caller could name no other: without its webhook it is accepted, a new run with it is not."""
+    webhook = Webhook("http://hooks.example/")
+    can_sign = None if now == "has no secrets" else lambda principal: now != "cannot sign for it"
+    options = Options(webhook_allow_private=now != "takes https alone", webhook="https://own/" if by_server else None)
+    builder = RunBuilder(Played(echo), options, StillClock(), lambda session: RunId("r"), can_sign)
+    request = Request(key=key(), input="hi", webhook=webhook)
+    resolution = Resolution(run_id=RunId("crashed"), tools=())
+    own = RunWebhook("https://own/", ("run.finished",), by_server=True) if by_server and can_sign is not None else None
+    kept = RunWebhook(webhook.url, webhook.events) if now == "takes it" else own
+    assert builder.build(request, None, again=Replaced(run_id=RunId("r0"), joined=0)).webhook == kept
+    assert builder.build(request, None, resolution=resolution).webhook == kept
+    if now == "takes it":
+        assert builder.build(request, None).webhook == kept
+    else:
+        with pytest.raises(Invalid, match="webhook"):
+            builder.build(request, None)
 
 
 @pytest.mark.parametrize("if_busy", [IfBusy.INTERRUPT, IfBusy.ROLLBACK])

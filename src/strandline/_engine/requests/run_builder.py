@@ -157,7 +157,7 @@ class RunBuilder(Struct, eq=False):
             resolution=resolution,
             back=back,
             expected_joined=None if again is None else again.joined,
-            webhook=self._webhook(request),
+            webhook=self._webhook(request, is_kept=resolution is not None or again is not None),
         )
 
     def _client(self, request: Request) -> ClientOptions | None:
@@ -167,14 +167,21 @@ class RunBuilder(Struct, eq=False):
             check_client_options(client, self._options.max_client_options_bytes)
         return client
 
-    def _webhook(self, request: Request) -> RunWebhook | None:
-        """Return where events of a request's run are sent. Raises `Invalid`."""
+    def _webhook(self, request: Request, *, is_kept: bool) -> RunWebhook | None:
+        """Return where events of a request's run are sent. Raises `Invalid`.
+
+        A run that replaces or continues another one `is_kept` to the webhook of that, unless no run may have it now.
+        """
         options = self._options
         if request.webhook is not None:
-            check_webhook(
-                request.webhook, request.key.principal, self._can_sign, allow_private=options.webhook_allow_private
-            )
-            return RunWebhook(request.webhook.url, request.webhook.events)
+            try:
+                check_webhook(
+                    request.webhook, request.key.principal, self._can_sign, allow_private=options.webhook_allow_private
+                )
+                return RunWebhook(request.webhook.url, request.webhook.events)
+            except Invalid:
+                if not is_kept:
+                    raise
         return None if self.server_webhook is None else self.server_webhook.of_run()
 
     @property
