@@ -213,8 +213,11 @@ def test_a_host_that_is_ended_while_a_message_is_on_its_way_leaves_it_as_the_nex
     run_virtual(main)
 
 
+@pytest.mark.parametrize("is_cancelled_too", [True, False])
 @pytest.mark.parametrize("if_busy", [IfBusy.INTERRUPT, IfBusy.ROLLBACK])
-def test_a_message_on_its_way_to_a_host_that_is_made_again_is_said_once(if_busy: IfBusy) -> None:
+def test_a_message_on_its_way_to_a_host_that_is_made_again_is_said_once(
+    if_busy: IfBusy, is_cancelled_too: bool
+) -> None:
     """It was stored as joined, so the run that replaces the host says it too; the host ends and has not heard of it."""
 
     async def main(clock: VirtualClock) -> None:
@@ -227,6 +230,8 @@ def test_a_message_on_its_way_to_a_host_that_is_made_again_is_said_once(if_busy:
             await journal.applied.wait()
             run, replaced = await service.repeatable(ANONYMOUS, host.run_id)
             again = await service.submit(Request(key=key(), input=run.input, if_busy=if_busy), again=replaced)
+            if is_cancelled_too:
+                await service.cancel(ANONYMOUS, host.run_id)
             assert (await outcome(joined)).status is (await outcome(host)).status is RunStatus.CANCELLED
             assert (await stands(service, joined))[:3] == (RunStatus.CANCELLED, JoinState.APPLIED, host.run_id)
             journal.go_on.set()

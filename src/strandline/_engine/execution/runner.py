@@ -301,7 +301,7 @@ class Runner(Struct, eq=False):
         `repeated` joined it, and are said again by the run that replaces it: they end with it."""
         execution = self._live.get(run_id)
         if execution is not None:
-            execution.attempt.repeated = repeated
+            execution.attempt.repeated = repeated or execution.attempt.repeated
             execution.end(Cancelled(discard=discard), self._options.cancel_grace_s)
         else:
             self._wanted.add(run_id)
