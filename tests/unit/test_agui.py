@@ -177,7 +177,7 @@ class Client:
         self.types: list[str] = []
         self.last: dict[str, Any] = {}
         self.open: set[str] = set()
-        sent = json.dumps({"messages": self.messages}).encode()
+        sent = json.dumps({"messages": self.messages}, indent=2).replace("\n", "\r\n\n").encode()
         has_some = any(is_said_by(RUN, each["id"]) for each in self.messages)
         self.frames = AgUiEvents(
             RUN,
@@ -194,6 +194,7 @@ class Client:
 
     def read(self, data: bytes) -> bytes:
         for frame in data.decode().split("\n\n")[:-1]:
+            assert len(frame.splitlines()) == 1
             event = json.loads(frame.removeprefix("data: "))
             _event.validate_python(event)
             assert self.types[-1:] not in (["RUN_FINISHED"], ["RUN_ERROR"])
@@ -326,6 +327,7 @@ def test_an_end_whose_events_are_gone_has_the_last_message() -> None:
 def test_pieces_that_were_missed_are_sent_with_the_whole_message(whole: str) -> None:
     client = Client().hears(TextDelta("Do"), StreamGap(2, 3), TextDelta("."), MessageAdded(message(whole)))
     assert client.hears(end(RunStatus.SUCCEEDED, whole)).said() == [whole]
+    assert "MESSAGES_SNAPSHOT" not in client.types
 
 
 def test_text_that_is_withdrawn_leaves_the_list() -> None:
@@ -335,7 +337,7 @@ def test_text_that_is_withdrawn_leaves_the_list() -> None:
     client.hears(TextDelta("Right."), MessageAdded(message("Right.")), end(RunStatus.SUCCEEDED, "Right."))
     assert client.said() == ["Right."]
     assert client.types.count("MESSAGES_SNAPSHOT") == 2
-    assert len({each["id"] for each in client.messages}) == 2
+    assert client.messages[-1]["id"] == f"{RUN}-0.2", "an id of its own for each text that was begun"
 
 
 def test_a_model_call_that_starts_over_before_its_first_text_withdraws_nothing() -> None:
@@ -403,6 +405,16 @@ def test_tools_without_a_message_have_one() -> None:
     )
     assert client.calls() == ["a"]
     assert client.said() == ["", "(did a)", "Done."]
+
+
+def test_calls_of_the_same_id_one_after_another_are_several() -> None:
+    """Some models have nothing else to tell them apart than the name of the tool."""
+    again = (started("a"), finished("a"), MessageAdded(results("a")))
+    first, second = message("One.", calls=["a"]), message("Two.", calls=["a"])
+    client = Client().hears(MessageAdded(first), *again, MessageAdded(second), *again)
+    assert client.said() == ["One.", "(did a)", "Two.", "(did a)"]
+    assert client.calls() == ["a", "a"]
+    assert len({each["id"] for each in client.messages}) == 5
 
 
 def test_results_are_texts_and_large_arguments_are_left_out() -> None:

@@ -32,8 +32,8 @@ class ListedMessages(Struct, frozen=True):
     has_some_of_the_run: bool
 
     def before_the_run(self) -> list[Raw]:
-        """Return them without those of the run."""
-        messages = _decode(self.body).messages
+        """Return them without those of the run, and without the space between their parts: lines end events."""
+        messages = _decode(msgspec.json.format(self.body, indent=-1)).messages
         if not self.has_some_of_the_run:
             return messages
         return [each for each in messages if not is_said_by(self.run_id, _decode_message(each).id)]
@@ -78,8 +78,10 @@ class Transcript:
         """How many pieces of reasoning the current one has."""
         self._kept = 0
         """How many messages are complete, the results of tools among them: the others can be withdrawn."""
-        self._started: set[str] = set()
-        self._ended: set[str] = set()
+        self._running: set[str] = set()
+        """The calls without a result."""
+        self._ended: dict[str, int] = {}
+        """How many results the calls with an id have."""
 
     def next_id(self) -> str:
         """Return the id of the current message of the agent."""
@@ -124,10 +126,13 @@ class Transcript:
             last.content = text
 
     def starts(self, call_id: str, name: str, given: Any) -> bool:
-        """Note that a tool starts; return whether its client has not seen that."""
-        if call_id in self._started or (self._answers and self._last() is None):
+        """Note that a tool starts; return whether its client has not seen that.
+
+        Some models give all calls of a tool the same id: one that has ended may start again.
+        """
+        if call_id in self._running or (self._answers and self._last() is None):
             return False
-        self._started.add(call_id)
+        self._running.add(call_id)
         if self._last() is None:
             self.add("")
         last = self._last()
@@ -138,10 +143,12 @@ class Transcript:
     def result(self, result: ToolResult) -> Result | None:
         """Add the result of a tool; return None if it was there."""
         call_id = result["toolUseId"]
-        if call_id in self._ended:
+        if call_id in self._ended and call_id not in self._running:
             return None
-        self._ended.add(call_id)
-        made = Result(f"{self._run_id}-{call_id}", call_id, _text(result))
+        self._running.discard(call_id)
+        self._ended[call_id] = count = self._ended.get(call_id, 0) + 1
+        again = f".{count}" if count > 1 else ""
+        made = Result(f"{self._run_id}-{call_id}{again}", call_id, _text(result))
         self._said.append(made)
         self._kept = len(self._said)
         return made
@@ -149,7 +156,7 @@ class Transcript:
     def restart(self, messages: Sequence[Message]) -> None:
         """Have exactly these messages, those of a run that executes again."""
         self._said, self._count, self._withdrawn, self._thoughts, self._kept = [], 0, 0, 0, 0
-        self._started, self._ended = set(), set()
+        self._running, self._ended = set(), {}
         for message in messages:
             if message["role"] == "assistant":
                 self.add(text_of(message))
