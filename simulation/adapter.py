@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from judging.evidence import Cancel, End, Evidence, History, Limits, Question, Run, Session, ToolStarts, View, Work
 from simulation.branches import goes_back
+from simulation.edits import moves_by
 from simulation.joins import joined_in
 from simulation.life import Life
 from simulation.loop import EPOCH
@@ -130,7 +131,7 @@ def _run(life: Life, timeline: Timeline, seen: ObservedRun, parts: int) -> Run:
         accepted=seen.accepted_nth,
         accepted_s=seen.accepted_at if seen.accepted else None,
         left_s=seen.hung_up_at,
-        moves=[seen.move] if seen.move is not None else [],
+        moves=[*([] if seen.move is None else [seen.move]), *moves_by(seen)],
         rolled_back=_is_rolled_back(stored),
         resumed_s=None if last is None else last.began_at,
         was_cut_off=last is None or _was_cut_off(timeline, stored, last),

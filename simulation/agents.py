@@ -12,6 +12,9 @@ from strandline._agents.port import Attempt, Finished, SessionAgent
 from strandline._history import Progress
 from strandline._model import AgentRecord, NeedsInput, SessionKey, StateRecord
 
+EDITED = "edited"
+"""Where the metadata of a run name its last edit."""
+
 
 class Phase:
     """The target of one process."""
@@ -62,6 +65,7 @@ class Player:
             state=self._state.get("after", ""),
             resuming=len(attempt.messages),
             answers=answers,
+            **{name: value for name, value in attempt.context.metadata.items() if name == EDITED},
         )
         performance = Performance(process, attempt, run, process.scripts[text], text)
         if progress is not None:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from judging.evidence import Gathering
 from simulation.loop import EPOCH
-from simulation.operations import cancel, move, pause, restore
+from simulation.operations import cancel, edit, move, pause, restore
 from simulation.script import draw
 from simulation.server import Gone, Server
 from simulation.town import Town, note_end, reachable, requested
@@ -212,6 +212,7 @@ async def _follow(town: Town, server: Server, ticket: Ticket, request: Request) 
     ):
         if chance.happens(how_likely):
             others.append(asyncio.ensure_future(doing(town, key, run)))
+    others += [asyncio.ensure_future(edit(town, key, run, request.metadata)) for _ in range(town.habits.edits_run)]
     received = await _wait(town, server, ticket, chance.between(0.1, 20.0))
     if received is not None:
         note_end(town, run, received)

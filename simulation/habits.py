@@ -26,6 +26,8 @@ MOST_EDITS: Final = 100
 """How often people go back in one world at most: each answer to that, and each question in it, has more follow."""
 COLLECTS: Final = 0.25
 """The share of all worlds in which people send short messages, which are to be collected."""
+CHANGES: Final = 0.25
+"""The share of all worlds in which people change what they have asked for while it waits."""
 SENDERS: Final = (None, None, Sender("1", "Ada"), Sender("2", "Bob"))
 
 
@@ -51,6 +53,9 @@ class Habits:
         """What decides about messages that are collected."""
         self._collects = bits.choice((0.5, 0.9)) if bits.random() < COLLECTS else 0.0
         self._signs = bits.choice((0.0, 0.0, 0.5))
+        self.changes = changes = Chance(f"changes of {seed}")
+        """What decides about edits of runs that wait."""
+        self._edits = changes.choice((0.5, 0.9)) if changes.random() < CHANGES else 0.0
 
     @property
     def goes_back(self) -> bool:
@@ -63,6 +68,13 @@ class Habits:
     def restores(self) -> bool:
         """Draw whether somebody wants superseded messages back."""
         return self._happens(self._goes_back / 2, self.edits)
+
+    @property
+    def edits_run(self) -> int:
+        """Draw how many people edit a run now: now and then two who do not know of each other."""
+        if not self._happens(self._edits, self.changes):
+            return 0
+        return 2 if self.changes.random() < 0.4 else 1
 
     @property
     def makes_schedule(self) -> bool:

@@ -1,13 +1,24 @@
-"""What clients want of runs and sessions that are there: cancels, pauses, moves, deletions."""
+"""What clients want of runs and sessions that are there: cancels, pauses, moves, edits, deletions."""
 
 import asyncio
+from typing import Any
 
 from simulation.loop import EPOCH
 from simulation.server import Gone
 from simulation.town import Town, note_end, requested
+from strandline._engine.requests import RunEdit
 from strandline._engine.service import Service
 from strandline._model import RunId, RunStatus, SessionKey
-from strandline.errors import AlreadyEnded, CannotGoBack, NotFound, SessionBusy, StrandlineError, TooLate, Unavailable
+from strandline.errors import (
+    AlreadyEnded,
+    CannotGoBack,
+    ChangedMeanwhile,
+    NotFound,
+    SessionBusy,
+    StrandlineError,
+    TooLate,
+    Unavailable,
+)
 
 
 async def cancel(town: Town, key: SessionKey, run: RunId) -> None:
@@ -190,3 +201,37 @@ async def move(town: Town, key: SessionKey, run: RunId) -> None:
         return
     else:
         town.note("moved", run)
+
+
+async def edit(town: Town, key: SessionKey, run: RunId, metadata: dict[str, Any]) -> None:
+    """Edit a run, if it still waits then; now and then only if it is as when somebody looked at it.
+
+    Its metadata names the edit, so that each is another one.
+    """
+    chance, name = town.habits.changes, town.new_text()
+    await asyncio.sleep(chance.random() ** 2 * 4)
+    server = town.reached()
+    if server is None or not server.ready:
+        return
+    expected: frozenset[str] = frozenset()
+    if chance.random() < 0.5:
+        try:
+            server, view = await requested(town, server, lambda service: service.run(key.principal, run))
+        except (Gone, StrandlineError):
+            return
+        expected = frozenset({view.edition} if view.edition is not None else ())
+        await asyncio.sleep(chance.random() ** 2 * 2)
+        if not server.ready:
+            return
+    wanted = RunEdit(
+        metadata={**metadata, "edited": name}, priority=chance.choice((None, None, 1, 5)), expected=expected or None
+    )
+    town.note("editing", run, name=name, priority=wanted.priority, expected=sorted(expected))
+    try:
+        await requested(town, server, lambda service: service.edit(key.principal, run, wanted))
+    except (AlreadyEnded, TooLate, NotFound, ChangedMeanwhile) as error:
+        town.note("unedited", run, name=name, code=error.code)
+    except (Gone, StrandlineError):
+        return
+    else:
+        town.note("edited", run, name=name)

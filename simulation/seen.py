@@ -26,6 +26,8 @@ class Attempt:
         self.knows, self.state, self.resuming = details["knows"], details["state"], details["resuming"]
         self.answers = details["answers"]
         self.worker = details.get("worker", 0)
+        self.edited = details.get("edited", "")
+        """By which edit its run was edited last."""
         self.requests_input: list[str] = []
         """The input requests that it ended with."""
         self.began_nth, self.began_at = nth, event.at
@@ -84,6 +86,21 @@ class Restoration(Struct, frozen=True, kw_only=True):
     """Whether they were superseded."""
 
 
+class Edit(Struct, frozen=True, kw_only=True):
+    """An edit of a run that waits, by its name. Nobody knows whether it was made if `answered` is -1."""
+
+    name: str
+    sent: int
+    sent_s: float
+    answered: int = -1
+    answered_s: float = -1.0
+    refused: str = ""
+    """The code of the error that it was refused with."""
+    priority: int | None = None
+    expected: tuple[str, ...] = ()
+    """The editions of the run that it may have."""
+
+
 class ForeignStart(Struct, frozen=True):
     """A tool or a model call that was started by a process which did not own its session; owner 0 is nobody."""
 
@@ -128,6 +145,8 @@ class ObservedRun:
         self.hung_up_at: list[float] = []
         """When clients left that waited for it."""
         self.move: Move | None = None
+        self.edits: dict[str, Edit] = {}
+        """By name."""
         self.reported: set[tuple[str, str, str]] = set()
         self.later_nth = -1
         """When a client heard for the first time that it continues later."""

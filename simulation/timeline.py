@@ -10,7 +10,7 @@ from judging.evidence import Move, Pause, Request, Sweep
 from simulation.asking import answered_by, asking_tool, questions_of
 from simulation.life import Life
 from simulation.record import Event, line_of
-from simulation.seen import Attempt, Deletion, ForeignStart, ObservedRun, Plan, Restoration, text_of
+from simulation.seen import Attempt, Deletion, Edit, ForeignStart, ObservedRun, Plan, Restoration, text_of
 from strandline._model import Message, Outcome, Run, SessionKey
 
 
@@ -234,6 +234,21 @@ class Timeline:
 
     def _unmoved(self, nth: int, event: Event) -> None:
         self._run(event.run).move = None
+
+    def _editing(self, nth: int, event: Event) -> None:
+        details = event.details
+        name, expected = details["name"], tuple(details["expected"])
+        self._run(event.run).edits[name] = Edit(
+            name=name, sent=nth, sent_s=event.at, priority=details["priority"], expected=expected
+        )
+
+    def _edited(self, nth: int, event: Event) -> None:
+        edits, name = self._run(event.run).edits, event.details["name"]
+        edits[name] = replace(edits[name], answered=nth, answered_s=event.at)
+
+    def _unedited(self, nth: int, event: Event) -> None:
+        edits, name = self._run(event.run).edits, event.details["name"]
+        edits[name] = replace(edits[name], refused=event.details["code"])
 
     def _pausing(self, nth: int, event: Event) -> None:
         self.interruptions.append(event.at)
