@@ -91,7 +91,7 @@ def _is_beginning(life: Life, timeline: Timeline, key: Session, shown: list[Mess
     """Return whether what was shown of a history is the beginning of it, or of another branch of it."""
     if not goes_back(timeline, key):
         return shown == life.shown[key][: len(shown)]
-    rest = iter(life.history[key])
+    rest = iter([*life.copied[key].messages, *life.history[key]] if key in life.copied else life.history[key])
     return all(message in rest for message in shown)
 
 

@@ -10,8 +10,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from simulation.life import Life
-from simulation.parts import Part, split
-from simulation.seen import Restoration
+from simulation.parts import Part, again_in_the_round, split
+from simulation.seen import Restoration, text_of
 from simulation.timeline import Timeline
 from strandline._model import Message, RunStatus, SessionKey
 
@@ -37,7 +37,10 @@ class Places:
     """
 
     def __init__(self, life: Life, timeline: Timeline, key: SessionKey) -> None:
-        self.now = Known()
+        copied = life.copied.get(key)
+        begins = Known() if copied is None else follow(life, timeline, copied.source).after(copied.after)
+        self.now = self.beginning = Known() if begins is None else begins
+        """`beginning` is what it has of another session, if it is a fork."""
         self._life = life
         self._timeline = timeline
         self._key = key
@@ -54,9 +57,9 @@ class Places:
         )
         self.fault = ""
         """What was restored otherwise than it should."""
-        self.are_unclear = goes_back(timeline, key) and self._is_unclear()
+        self.are_unclear = begins is None or (goes_back(timeline, key) and self._is_unclear())
         """Whether a run may have gone back that has left nothing, or to one that has, or it is not known what was
-        restored when."""
+        restored when, or from where a fork was made."""
 
     def _is_unclear(self) -> bool:
         runs = self._timeline.kept_in(self._key)
@@ -118,6 +121,11 @@ class Places:
         elif self._last is not None:
             self._after[self._last] = replace(self.now, state=self._after[self._last].state)
 
+    def after(self, run_id: str) -> Known | None:
+        """Return what a fork that names a run begins with, None if that is not known: its question may be open."""
+        host = self._host(run_id)
+        return None if self.are_unclear or host in self._timeline.questions else self._after.get(host)
+
     def close(self) -> Known:
         """Return what the conversation is in the end."""
         self._restore(until=len(self._life.events))
@@ -148,6 +156,34 @@ class Places:
         """Return the run in whose part of history a run stands."""
         stored = self._life.runs.get(run_id)
         return run_id if stored is None or stored.joined is None else stored.joined
+
+
+def follow(life: Life, timeline: Timeline, key: SessionKey, known: dict[str, tuple[str, str]] | None = None) -> Places:
+    """Return the places of a session as they are in the end, unless they are unclear.
+
+    `known` gets, by the text of each run, the conversation that its agent has to know, and the run whose state it has.
+    """
+    places = Places(life, timeline, key)
+    known = {} if known is None else known
+    for part in [] if places.are_unclear else split(life, timeline, key):
+        run = part.run
+        begun = places.begin(part)
+        state = begun.state
+        if run is not None and part.opened is None:
+            known[run.text] = (timeline.as_line([*begun.messages]), state)
+        places.add(part)
+        stored = None if run is None else life.runs.get(run.id)
+        if run is not None and stored is not None and stored.status in (RunStatus.SUCCEEDED, RunStatus.NEEDS_INPUT):
+            state = run.text
+        own = state
+        question = None if run is None else timeline.questions.get(run.id)
+        while question is not None and question.answer is not None:
+            text = text_of(question.answer)
+            known[text] = (timeline.as_line([*places.now.messages[:-1]]), state)
+            question = again_in_the_round(question, timeline.questions)
+            state = state if question is None else text
+        places.end(part, own, state)
+    return places
 
 
 def superseded(life: Life, timeline: Timeline) -> Iterator[str]:

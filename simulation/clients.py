@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from judging.evidence import Gathering
 from simulation.loop import EPOCH
-from simulation.operations import cancel, edit, move, pause, restore
+from simulation.operations import cancel, edit, fork, fork_for_sure, move, pause, restore
 from simulation.script import draw
 from simulation.server import Gone, Server
 from simulation.town import Town, note_end, reachable, requested
@@ -201,6 +201,19 @@ async def _go_back(town: Town, key: SessionKey, run: RunId) -> None:
     await _ask(town, request)
 
 
+async def _fork(town: Town, key: SessionKey, run: RunId) -> None:
+    """Try another way from where a run has ended, in a session of its own; now and then ask for it once more."""
+    chance = town.habits.forking
+    if (request := await fork(town, key, run)) is None:
+        return
+    for _ in range(chance.choice((0, 1, 1, 2))):
+        text = town.new_text()
+        town.scripts[text] = draw(chance, town.traits)
+        await _ask(town, Request(key=request.key, input=text, metadata={"text": text}))
+    if chance.random() < 0.3:
+        await fork_for_sure(town, request.token.removeprefix("key "), request)
+
+
 async def _follow(town: Town, server: Server, ticket: Ticket, request: Request) -> None:
     """Wait for a run, cancel it, come back for it."""
     chance, key, run = town.chance, request.key, ticket.run_id
@@ -231,6 +244,8 @@ async def _follow(town: Town, server: Server, ticket: Ticket, request: Request) 
         await _go_back(town, key, run)
         if town.habits.restores:
             await restore(town, key, run)
+    if isinstance(received, Outcome) and not town.forgets and town.habits.forks:
+        await _fork(town, key, run)
 
 
 def _people(town: Town, key: SessionKey, requests: list[InputRequest]) -> list[asyncio.Task[None]]:

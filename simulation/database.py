@@ -43,6 +43,7 @@ _LISTED: Final = re.compile(r"= ANY \(string_to_array\(\?, ','\)::smallint\[\]\)
 _CHANGED: Final = re.compile(
     r"WITH (\w+) AS \((.*) RETURNING 1\) SELECT changed\(count\(\*\), (\?|1), '(SL\d+)', (.*)\) FROM \1", re.DOTALL
 )
+_COUNTED: Final = re.compile(r"WITH (\w+) AS \((.*) RETURNING 1\) SELECT count\(\*\) FROM \1", re.DOTALL)
 _NOW: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
 _IGNORED: Final = ("SET LOCAL", "LOCK TABLE")
 _OWNERSHIP: Final = ("UPDATE partitions", "UPDATE servers SET alive")
@@ -53,6 +54,8 @@ class _Reworded(NamedTuple):
     refusal: str | None = None
     """With what it is refused unless it changes the right number of rows, one or as many as its values say."""
     says_how_many: bool = False
+    is_counted: bool = False
+    """Whether its answer is how many rows it changed."""
 
 
 class Database:
@@ -135,7 +138,7 @@ class Database:
         self._is_about_ownership |= reworded.sql.startswith(_OWNERSHIP)
         if self._open_by is None:
             self._observe()
-        return found
+        return Found([(found.rowcount,)], 1) if reworded.is_counted else found
 
     def _do(self, sql: str, values: Any = ()) -> Found:
         cursor = self._connection.execute(sql, values)
@@ -211,6 +214,8 @@ def _reworded(sql: str) -> _Reworded:
     sql = _ORIGINALS.get(sql, sql)
     sql = _LISTED.sub("IN (SELECT value FROM json_each('[' || ? || ']'))", sql)
     sql = sql.replace("* interval '1 ms'", "/ 1000.0").replace(" FOR UPDATE SKIP LOCKED", "")
+    if (found := _COUNTED.fullmatch(sql)) is not None:
+        return _Reworded(found[2], is_counted=True)
     if (found := _CHANGED.fullmatch(sql)) is not None:
         return _Reworded(found[2], found[4], says_how_many=found[3] == "?")
     return _Reworded(sql)

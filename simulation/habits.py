@@ -28,6 +28,10 @@ COLLECTS: Final = 0.25
 """The share of all worlds in which people send short messages, which are to be collected."""
 CHANGES: Final = 0.25
 """The share of all worlds in which people change what they have asked for while it waits."""
+FORKS: Final = 0.25
+"""The share of all worlds in which people have another session begin with the history of one."""
+MOST_FORKS: Final = 8
+"""How many forks there are in one world at most."""
 SENDERS: Final = (None, None, Sender("1", "Ada"), Sender("2", "Bob"))
 
 
@@ -56,6 +60,18 @@ class Habits:
         self.changes = changes = Chance(f"changes of {seed}")
         """What decides about edits of runs that wait."""
         self._edits = changes.choice((0.5, 0.9)) if changes.random() < CHANGES else 0.0
+
+        self.forking = forking = Chance(f"forks of {seed}")
+        """What decides about forks, and what is said in them."""
+        self._forks = forking.choice((0.2, 0.5)) if forking.random() < FORKS else 0.0
+        self._forks_left = MOST_FORKS
+
+    @property
+    def forks(self) -> bool:
+        """Draw whether somebody forks a session now."""
+        forks = self._happens(self._forks, self.forking) and self._forks_left > 0
+        self._forks_left -= forks
+        return forks
 
     @property
     def goes_back(self) -> bool:

@@ -12,7 +12,7 @@ from simulation.gate import gated
 from simulation.journals import MemoryStore
 from simulation.record import Event
 from simulation.script import Script, Traits
-from simulation.world import World
+from simulation.world import Stored, World
 from strandline._backoff import LONGEST_WAIT_S
 from strandline._engine.options import Options
 from strandline._model import Message, Run, SessionKey
@@ -25,6 +25,15 @@ class MakeWorld(Protocol):
     def __call__(self, seed: int, *, show: bool) -> World:
         """Make it."""
         ...
+
+
+class Copied(Struct, frozen=True):
+    """What a session had when it was made as a fork: the history of `source` up to run `after`, also what is hidden."""
+
+    source: SessionKey
+    after: str
+    messages: list[Message]
+    hidden: set[int]
 
 
 class Life(Struct, frozen=True, kw_only=True):
@@ -48,7 +57,7 @@ class Life(Struct, frozen=True, kw_only=True):
     runs: dict[str, Run]
     """By id, what is kept of every id that was ever given."""
     history: dict[SessionKey, list[Message]]
-    """All of it, that of discarded runs too."""
+    """All of it, that of discarded runs too; of a fork what is its own."""
     hidden: dict[SessionKey, set[int]]
     """The places in it of what discarded runs have left."""
     shown: dict[SessionKey, list[Message]]
@@ -57,6 +66,8 @@ class Life(Struct, frozen=True, kw_only=True):
     waits_for: dict[SessionKey, frozenset[str]]
     """The input requests that are still open."""
     digest: str
+    copied: dict[SessionKey, Copied] = {}
+    """What forks have of others, by their keys."""
 
 
 IN_MEMORY: MakeWorld = partial(World, make_store=MemoryStore)
@@ -97,6 +108,9 @@ async def _live(seed: int, make_world: MakeWorld, show: bool) -> Life:
     for task in asyncio.all_tasks():
         if task is not asyncio.current_task():
             record.fault(world.clock.monotonic(), f"a task is left when all is over: {task.get_coro()}")
+    copied = _copied(stored, record.events)
+    kept = [key for key in stored.whole if key in copied or key not in world.forked]
+    begins = {key: len(copied[key].messages) if key in copied else 0 for key in kept}
     return Life(
         seed=seed,
         options=world.options,
@@ -110,10 +124,24 @@ async def _live(seed: int, make_world: MakeWorld, show: bool) -> Life:
         faults=record.faults,
         scripts=world.scripts,
         runs=stored.runs,
-        history={key: page.messages for key, page in stored.whole.items()},
-        hidden={key: set(page.discarded) for key, page in stored.whole.items()},
-        shown={key: page.messages for key, page in stored.shown.items()},
-        pending={key: page.pending for key, page in stored.shown.items()},
-        waits_for=stored.waits_for,
+        history={key: stored.whole[key].messages[begins[key] :] for key in kept},
+        hidden={key: {n - begins[key] for n in stored.whole[key].discarded if n >= begins[key]} for key in kept},
+        shown={key: stored.shown[key].messages for key in kept},
+        pending={key: stored.shown[key].pending for key in kept},
+        waits_for={key: stored.waits_for[key] for key in kept},
         digest=record.digest(),
+        copied=copied,
     )
+
+
+def _copied(stored: Stored, events: list[Event]) -> dict[SessionKey, Copied]:
+    """Return what forks have of others, as far as anybody was answered that they were made."""
+    wanted = {event.run: event.details for event in events if event.what == "forking"}
+    found = {}
+    for event in events:
+        if event.what == "forked":
+            fork, count = wanted[event.run], event.details["messages"]
+            page = stored.whole[fork["session"]]
+            hidden = {n for n in page.discarded if n < count}
+            found[fork["session"]] = Copied(fork["source"], fork["after"], page.messages[:count], hidden)
+    return found

@@ -1,4 +1,4 @@
-"""What clients want of runs and sessions that are there: cancels, pauses, moves, edits, deletions."""
+"""What clients want of runs and sessions that are there: cancels, pauses, moves, edits, forks, deletions."""
 
 import asyncio
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from simulation.loop import EPOCH
 from simulation.server import Gone
 from simulation.town import Town, note_end, requested
+from strandline._engine.admission.forks import ForkRequest
 from strandline._engine.requests import RunEdit
 from strandline._engine.service import Service
 from strandline._model import RunId, RunStatus, SessionKey
@@ -134,6 +135,34 @@ async def restore(town: Town, key: SessionKey, run: RunId) -> None:
         return
     else:
         town.note("restored", name, changed=view.changed)
+
+
+async def fork(town: Town, key: SessionKey, run: RunId) -> ForkRequest | None:
+    """Have a new session begin with the history up to a run; return the request for it, or None if it was refused."""
+    chance, name = town.habits.forking, town.new_text()
+    await asyncio.sleep(chance.random() ** 2 * 4)
+    request = ForkRequest(source=key, to=f"fork-{name}", after=run, token=f"key {name}", fingerprint=name.encode())
+    town.forked.append(request.key)
+    town.note("forking", name, session=request.key, source=key, after=run)
+    return request if await fork_for_sure(town, name, request) else None
+
+
+async def fork_for_sure(town: Town, name: str, request: ForkRequest) -> bool:
+    """Send a request for a fork until it is answered, perhaps again; return whether it was made."""
+    while True:
+        server = town.reached()
+        if server is not None and server.ready:
+            try:
+                _, forked = await requested(town, server, lambda service: service.fork(request))
+            except (CannotGoBack, NotFound) as error:
+                town.note("unforked", name, code=error.code)
+                return False
+            except (Gone, Unavailable):
+                pass
+            else:
+                town.note("forked", name, messages=forked.messages, forgotten=forked.forgotten)
+                return True
+        await asyncio.sleep(town.habits.forking.between(0.1, 1.0))
 
 
 async def schedule(town: Town) -> None:

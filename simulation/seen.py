@@ -101,6 +101,17 @@ class Edit(Struct, frozen=True, kw_only=True):
     """The editions of the run that it may have."""
 
 
+class Fork(Struct, kw_only=True):
+    """A request for a session that begins as another one did, up to a run."""
+
+    session: SessionKey
+    after: str
+    sent: int
+    answers: list[tuple[int, bool]] = []
+    """How many messages it has of the other one, and whether the state of its agent is forgotten, each time."""
+    refused: str = ""
+
+
 class ForeignStart(Struct, frozen=True):
     """A tool or a model call that was started by a process which did not own its session; owner 0 is nobody."""
 

@@ -10,7 +10,7 @@ from judging.evidence import Move, Pause, Request, Sweep
 from simulation.asking import answered_by, asking_tool, questions_of
 from simulation.life import Life
 from simulation.record import Event, line_of
-from simulation.seen import Attempt, Deletion, Edit, ForeignStart, ObservedRun, Plan, Restoration, text_of
+from simulation.seen import Attempt, Deletion, Edit, ForeignStart, Fork, ObservedRun, Plan, Restoration, text_of
 from strandline._model import Message, Outcome, Run, SessionKey
 
 
@@ -54,6 +54,7 @@ class Timeline:
         self.deletions: dict[str, Deletion] = {}
         self.restorations: dict[str, Restoration] = {}
         """Those that were not refused."""
+        self.forks: dict[str, Fork] = {}
         self.plans: dict[str, Plan] = {}
         """The schedules that were made for sure, by text."""
         self.put_off: dict[str, float] = {}
@@ -250,6 +251,16 @@ class Timeline:
         edits, name = self._run(event.run).edits, event.details["name"]
         edits[name] = replace(edits[name], refused=event.details["code"])
 
+    def _forking(self, nth: int, event: Event) -> None:
+        details = event.details
+        self.forks[event.run] = Fork(session=details["session"], after=details["after"], sent=nth)
+
+    def _forked(self, nth: int, event: Event) -> None:
+        self.forks[event.run].answers.append((event.details["messages"], event.details["forgotten"]))
+
+    def _unforked(self, nth: int, event: Event) -> None:
+        self.forks[event.run].refused = event.details["code"]
+
     def _pausing(self, nth: int, event: Event) -> None:
         self.interruptions.append(event.at)
         self._pausing_nth[event.run] = nth
@@ -339,7 +350,8 @@ class Timeline:
 
     def _starts(self, what: str, event: Event) -> None:
         session, process = self._attempt(event).session, event.details["process"]
-        if self._life.engines > 1 and (owner := self._owners.get(session, 0)) != process:
+        is_watched = self._life.engines > 1 and session not in self._life.copied
+        if is_watched and (owner := self._owners.get(session, 0)) != process:
             self.foreign.append(ForeignStart(what, event.run, process, owner))
 
     def _started(self, nth: int, event: Event) -> None:

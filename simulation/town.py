@@ -37,6 +37,10 @@ class Town(Protocol):
     """By the text of a request: the run that it is to replace."""
     last_accepted: dict[SessionKey, deque[RunId]]
     """The last runs of each session of which clients know."""
+    forked: list[SessionKey]
+    """The sessions that may have been made as forks of others."""
+    forgets: bool
+    """Whether sessions are deleted, by people or by retention."""
     resends: bool
     """Whether a key lives longer than anybody is interested in its run."""
 

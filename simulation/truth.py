@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from simulation.branches import Places, goes_back
+from simulation.branches import Places, follow, goes_back
 from simulation.life import Life
 from simulation.loop import EPOCH
-from simulation.parts import Part, again_in_the_round, split, uses
+from simulation.parts import Part, split, uses
 from simulation.rounds import came_to_nothing, only_uses, with_open_round
 from simulation.script import SECRET
-from simulation.seen import ObservedRun, text_of
+from simulation.seen import ObservedRun
 from simulation.timeline import Timeline
 from strandline._model import (
     Cancelled,
@@ -41,8 +41,11 @@ def truthful(life: Life, timeline: Timeline) -> Iterator[str]:
     for key, messages in life.history.items():
         parts = split(life, timeline, key)
         hides = [part.hidden for part in parts]
+        places = Places(life, timeline, key)
         flagged = [message for n, message in enumerate(messages) if n not in life.hidden[key]]
-        shown = life.shown[key] if goes_back(timeline, key) else flagged  # (else see `simulation.branches`)
+        flagged = [*places.beginning.messages, *flagged]
+        is_unclear = goes_back(timeline, key) or places.are_unclear
+        shown = life.shown[key] if is_unclear else flagged  # (else see `simulation.branches`)
         if hides != [_hidden(life, part.run) for part in parts] or shown != life.shown[key]:
             yield f"the history of {key} does not hide what is discarded, and nothing else"
         for part in parts:
@@ -109,28 +112,7 @@ def remembered(life: Life, timeline: Timeline) -> Iterator[str]:
     """Yield where an agent knew another conversation, or another state, than its session had."""
     by_session: dict[SessionKey, dict[str, tuple[str, str]]] = defaultdict(dict)
     for key in life.history:
-        known = by_session[key]
-        places = Places(life, timeline, key)
-        if places.are_unclear:
-            continue
-        for part in split(life, timeline, key):
-            run = part.run
-            begun = places.begin(part)
-            state = begun.state
-            if run is not None and part.opened is None:
-                known[run.text] = (timeline.as_line([*begun.messages]), state)
-            places.add(part)
-            stored = None if run is None else life.runs.get(run.id)
-            if run is not None and stored is not None and stored.status in (RunStatus.SUCCEEDED, RunStatus.NEEDS_INPUT):
-                state = run.text
-            own = state
-            question = None if run is None else timeline.questions.get(run.id)
-            while question is not None and question.answer is not None:
-                text = text_of(question.answer)
-                known[text] = (timeline.as_line([*places.now.messages[:-1]]), state)
-                question = again_in_the_round(question, timeline.questions)
-                state = state if question is None else text
-            places.end(part, own, state)
+        follow(life, timeline, key, by_session[key])
     for attempts in timeline.by_session.values():
         for attempt in attempts:
             expected = by_session[attempt.session].get(attempt.text)

@@ -96,9 +96,10 @@ class World:
         self.last_accepted: dict[SessionKey, deque[RunId]] = {}
         self.replaced: dict[str, RunId] = {}
         self.keyed: list[Request] = []
+        self.forked: list[SessionKey] = []
         # A key that is forgotten would give a second run of the same text.
-        forgets = bool(self.traits.deletes) or self.options.history_retention_s is not None
-        self.resends = self.options.idempotency_retention_s > 10 * QUIET_S and not forgets
+        self.forgets = bool(self.traits.deletes) or self.options.history_retention_s is not None
+        self.resends = self.options.idempotency_retention_s > 10 * QUIET_S and not self.forgets
         self.request_limits: list[dict[str, float]] = [{}]
         if chance.happens(0.3):
             self.request_limits += [{"timeout_s": 2.0}, {"queue_timeout_s": 1.0}]
@@ -333,14 +334,15 @@ class World:
                 self.record.fault(self.clock.monotonic(), f"run {run_id} is shown to two principals")
             for run in owned:
                 runs[run_id] = run
+        sessions = [*self.sessions, *self.forked]
         whole, shown = [
             {
                 key: await journal.read(HistoryQuery(key, limit=LONG, discarded=each, superseded=each))
-                for key in self.sessions
+                for key in sessions
             }
             for each in (True, False)
         ]
-        views = {key: await journal.read(SessionQuery(key)) for key in self.sessions}
+        views = {key: await journal.read(SessionQuery(key)) for key in sessions}
         waits_for = {
             key: frozenset(() if view is None else [each.id for each in view.input_requests])
             for key, view in views.items()
