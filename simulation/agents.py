@@ -12,8 +12,8 @@ from strandline._agents.port import Attempt, Finished, SessionAgent
 from strandline._history import Progress
 from strandline._model import AgentRecord, NeedsInput, SessionKey, StateRecord
 
-EDITED = "edited"
-"""Where the metadata of a run name its last edit."""
+EDITED, MARK = "edited", "mark"
+"""Where the metadata of a run name its last edit, and what the options of its session have put there."""
 
 
 class Phase:
@@ -65,7 +65,7 @@ class Player:
             state=self._state.get("after", ""),
             resuming=len(attempt.messages),
             answers=answers,
-            **{name: value for name, value in attempt.context.metadata.items() if name == EDITED},
+            **{name: value for name, value in attempt.context.metadata.items() if name in (EDITED, MARK)},
         )
         performance = Performance(process, attempt, run, process.scripts[text], text)
         if progress is not None:

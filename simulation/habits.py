@@ -32,6 +32,8 @@ FORKS: Final = 0.25
 """The share of all worlds in which people have another session begin with the history of one."""
 MOST_FORKS: Final = 8
 """How many forks there are in one world at most."""
+OPTIONS: Final = 0.25
+"""The share of all worlds in which people change the default options of sessions."""
 SENDERS: Final = (None, None, Sender("1", "Ada"), Sender("2", "Bob"))
 
 
@@ -61,6 +63,9 @@ class Habits:
         """What decides about edits of runs that wait."""
         self._edits = changes.choice((0.5, 0.9)) if changes.random() < CHANGES else 0.0
 
+        self.settings = settings = Chance(f"settings of {seed}")
+        """What decides about default options of sessions."""
+        self._sets_options = settings.choice((0.5, 1.0)) if settings.random() < OPTIONS else 0.0
         self.forking = forking = Chance(f"forks of {seed}")
         """What decides about forks, and what is said in them."""
         self._forks = forking.choice((0.2, 0.5)) if forking.random() < FORKS else 0.0
@@ -91,6 +96,11 @@ class Habits:
         if not self._happens(self._edits, self.changes):
             return 0
         return 2 if self.changes.random() < 0.4 else 1
+
+    @property
+    def sets_options(self) -> bool:
+        """Draw whether somebody changes the default options of sessions now."""
+        return self._happens(self._sets_options, self.settings)
 
     @property
     def makes_schedule(self) -> bool:

@@ -24,6 +24,7 @@ from simulation.rest import forgotten_at_rest, forgotten_in_time
 from simulation.schedules import fired
 from simulation.script import SECRET, Ends
 from simulation.seen import Attempt, ObservedRun
+from simulation.settings import marked
 from simulation.timeline import Timeline
 from simulation.truth import SLACK_S, may_outlive, remembered, truthful
 from strandline._model import ErrorCode, JoinState, Outcome, RunStatus
@@ -41,7 +42,7 @@ def judge(life: Life) -> list[str]:
     control = (cancelled, cancelled_all, discarded, refused_as_busy, reused, ordered, bounded, joins_what_executes)
     questions = (answered_in_time, waited_for_answer)
     rest = (forgotten_at_rest, forgotten_in_time, started_by_owner, fired)
-    truths = (truthful, remembered, heard_all, superseded, could_go_back, edited, forked)
+    truths = (truthful, remembered, heard_all, superseded, could_go_back, edited, forked, marked)
     return [
         *life.faults,
         *judging.judge.judge(evidence_of(life, timeline)),

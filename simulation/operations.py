@@ -1,6 +1,7 @@
-"""What clients want of runs and sessions that are there: cancels, pauses, moves, edits, forks, deletions."""
+"""What clients want of runs and sessions that are there: cancels, pauses, moves, edits, forks, options, deletions."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from simulation.loop import EPOCH
@@ -163,6 +164,32 @@ async def fork_for_sure(town: Town, name: str, request: ForkRequest) -> bool:
                 town.note("forked", name, messages=forked.messages, forgotten=forked.forgotten)
                 return True
         await asyncio.sleep(town.habits.forking.between(0.1, 1.0))
+
+
+async def set_options(town: Town) -> None:
+    """Have the default options of a session mark its runs, or (None) no longer, now and then once more."""
+    chance = town.habits.settings
+    for _ in range(chance.choice((1, 2, 3))):
+        await asyncio.sleep(chance.random() ** 2 * 6)
+        server = town.reached()
+        if server is None or not server.ready:
+            continue
+        key, name = chance.choice((*town.sessions, *town.forked)), town.new_text()
+        mark = name if chance.random() < 0.75 else ""
+        options = {"metadata": {"mark": mark}} if mark else chance.choice((None, {"metadata": None}))
+        town.note("setting", name, session=key, mark=mark)
+        try:
+            await requested(town, server, partial(_set, key, options))
+        except NotFound:
+            town.note("unset", name)
+        except (Gone, StrandlineError):
+            continue
+        else:
+            town.note("set", name)
+
+
+async def _set(key: SessionKey, options: dict[str, Any] | None, service: Service) -> None:
+    await service.set_options(key, options)
 
 
 async def schedule(town: Town) -> None:

@@ -28,6 +28,8 @@ class Attempt:
         self.worker = details.get("worker", 0)
         self.edited = details.get("edited", "")
         """By which edit its run was edited last."""
+        self.mark = details.get("mark", "")
+        """What the options of its session have put into the metadata of its run."""
         self.requests_input: list[str] = []
         """The input requests that it ended with."""
         self.began_nth, self.began_at = nth, event.at
@@ -107,9 +109,20 @@ class Fork(Struct, kw_only=True):
     session: SessionKey
     after: str
     sent: int
+    answered: int = -1
     answers: list[tuple[int, bool]] = []
     """How many messages it has of the other one, and whether the state of its agent is forgotten, each time."""
     refused: str = ""
+
+
+class Setting(Struct, kw_only=True):
+    """A change of the default options of a session. Nobody knows whether it was made if `answered` is -1."""
+
+    session: SessionKey
+    mark: str
+    """What they put into the metadata of its runs from then on; "": nothing."""
+    sent: int
+    answered: int = -1
 
 
 class ForeignStart(Struct, frozen=True):

@@ -10,7 +10,18 @@ from judging.evidence import Move, Pause, Request, Sweep
 from simulation.asking import answered_by, asking_tool, questions_of
 from simulation.life import Life
 from simulation.record import Event, line_of
-from simulation.seen import Attempt, Deletion, Edit, ForeignStart, Fork, ObservedRun, Plan, Restoration, text_of
+from simulation.seen import (
+    Attempt,
+    Deletion,
+    Edit,
+    ForeignStart,
+    Fork,
+    ObservedRun,
+    Plan,
+    Restoration,
+    Setting,
+    text_of,
+)
 from strandline._model import Message, Outcome, Run, SessionKey
 
 
@@ -55,6 +66,7 @@ class Timeline:
         self.restorations: dict[str, Restoration] = {}
         """Those that were not refused."""
         self.forks: dict[str, Fork] = {}
+        self.settings: dict[str, Setting] = {}
         self.plans: dict[str, Plan] = {}
         """The schedules that were made for sure, by text."""
         self.put_off: dict[str, float] = {}
@@ -256,10 +268,22 @@ class Timeline:
         self.forks[event.run] = Fork(session=details["session"], after=details["after"], sent=nth)
 
     def _forked(self, nth: int, event: Event) -> None:
-        self.forks[event.run].answers.append((event.details["messages"], event.details["forgotten"]))
+        fork = self.forks[event.run]
+        fork.answered = nth if fork.answered < 0 else fork.answered
+        fork.answers.append((event.details["messages"], event.details["forgotten"]))
 
     def _unforked(self, nth: int, event: Event) -> None:
         self.forks[event.run].refused = event.details["code"]
+
+    def _setting(self, nth: int, event: Event) -> None:
+        details = event.details
+        self.settings[event.run] = Setting(session=details["session"], mark=details["mark"], sent=nth)
+
+    def _set(self, nth: int, event: Event) -> None:
+        self.settings[event.run].answered = nth
+
+    def _unset(self, nth: int, event: Event) -> None:
+        del self.settings[event.run]
 
     def _pausing(self, nth: int, event: Event) -> None:
         self.interruptions.append(event.at)

@@ -17,7 +17,7 @@ from simulation.firing import Firings
 from simulation.habits import Habits
 from simulation.journals import Disk, MakeStore
 from simulation.loop import Chance, UnsteadyClock
-from simulation.operations import schedule, sweep, wipe
+from simulation.operations import schedule, set_options, sweep, wipe
 from simulation.perils import FOR_GOOD_S, Perils
 from simulation.record import Record
 from simulation.script import Script, Traits
@@ -155,6 +155,8 @@ class World:
                 self._clients.append(asyncio.ensure_future(sweep(self)))
             if self.habits.makes_schedule:
                 self._clients.append(asyncio.ensure_future(schedule(self)))
+            if self.habits.sets_options:
+                self._clients.append(asyncio.ensure_future(set_options(self)))
             if chance.happens(self.traits.deletes):
                 self._clients.append(asyncio.ensure_future(wipe(self)))
             await asyncio.sleep(chance.random() ** 2 * 8)
