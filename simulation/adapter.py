@@ -83,6 +83,8 @@ def evidence_of(life: Life, timeline: Timeline) -> Evidence:
             if (part.opened is None if part.run is None else part.run.id not in life.runs)
         ],
         interruptions=timeline.interruptions,
+        deliveries=timeline.deliveries,
+        hooked=frozenset(run_id for run_id, run in life.runs.items() if run.webhook is not None),
         joined=joined,
     )
 

@@ -60,7 +60,7 @@ async def send(town: Town) -> None:
 
 async def _ask(town: Town, request: Request) -> None:
     """Send a request, and see what becomes of the run."""
-    chance = town.chance
+    chance, request = town.chance, town.habits.hooked(request)
     server = await reachable(town)
     if server is None:
         return

@@ -12,7 +12,7 @@ from simulation.loop import Chance
 from strandline._engine.requests import Request
 from strandline._engine.schedules.instants import Missed, Overlap
 from strandline._engine.schedules.schedule import ScheduleRequest
-from strandline._model import CollectOptions, IfBusy, Sender, SessionKey
+from strandline._model import CollectOptions, IfBusy, Sender, SessionKey, Webhook
 
 SHARE: Final = 0.4
 """The share of all worlds in which clients steer what executes."""
@@ -34,6 +34,12 @@ MOST_FORKS: Final = 8
 """How many forks there are in one world at most."""
 OPTIONS: Final = 0.25
 """The share of all worlds in which people change the default options of sessions."""
+HOOKED: Final = 0.25
+"""The share of all worlds in which clients have the events of their runs sent to them."""
+WEBHOOKS: Final = (
+    Webhook("https://hooks.example/ends"),
+    Webhook("https://hooks.example/all", ("run.started", "run.finished")),
+)
 SENDERS: Final = (None, None, Sender("1", "Ada"), Sender("2", "Bob"))
 
 
@@ -66,6 +72,9 @@ class Habits:
         self.settings = settings = Chance(f"settings of {seed}")
         """What decides about default options of sessions."""
         self._sets_options = settings.choice((0.5, 1.0)) if settings.random() < OPTIONS else 0.0
+        self.hooks = hooks = Chance(f"webhooks of {seed}")
+        """What decides about webhooks, and what their receivers do."""
+        self._hooked = hooks.choice((0.5, 1.0)) if hooks.random() < HOOKED else 0.0
         self.forking = forking = Chance(f"forks of {seed}")
         """What decides about forks, and what is said in them."""
         self._forks = forking.choice((0.2, 0.5)) if forking.random() < FORKS else 0.0
@@ -118,6 +127,17 @@ class Habits:
             missed=chance.choice((*Missed, Missed.ALL)),
             metadata={"text": text},
         )
+
+    @property
+    def has_hooks(self) -> bool:
+        """Whether any client has events sent to it."""
+        return self._hooked > 0.0
+
+    def hooked(self, request: Request) -> Request:
+        """Return a request as a client sends it that wants to have the events of its run, perhaps."""
+        if not self._happens(self._hooked, self.hooks):
+            return request
+        return replace(request, webhook=self.hooks.choice(WEBHOOKS))
 
     def _happens(self, probability: float, chance: Chance) -> bool:
         return probability > 0.0 and chance.random() < probability

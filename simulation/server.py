@@ -22,6 +22,7 @@ from simulation.workers import WorkerPool
 from strandline._engine.loops import Call
 from strandline._engine.options import Options
 from strandline._engine.service import Service
+from strandline._engine.webhooks import Sender
 from strandline._journal.port import Change, ChangeAnswer, Changed, Delete, Journal
 from strandline._model import RunId, SessionKey
 from strandline._workers import messages as m
@@ -78,6 +79,8 @@ class Server:
         """The same for its agent loops."""
         self._replies: dict[asyncio.Future[Any], None] = {}
         self._at_death: list[Callable[[], object]] = []
+        self.sender: Sender | None = None
+        """What sends events to webhooks."""
         self.supervisor: asyncio.Future[None] | None = None
         """Waits until the process asks to be replaced."""
         self.service: Service
@@ -114,6 +117,7 @@ class Server:
             workspace=lambda key: WORKSPACE,
             options=options,
             owner=f"process {self.number}",
+            sender=self.sender,
         )
         firings.write_down_refusals(self.service, self.clock.monotonic)
 
@@ -250,6 +254,12 @@ class Server:
         health = self.service.health()
         rests = not (health.processing or health.queue_depth or self.service._queues.expects_claims())
         return self.ready and health.ready and rests
+
+    async def unsent(self) -> int:
+        """Return how many events wait to be sent to webhooks, or are dead."""
+        outbox = self.service.outbox
+        vitals = None if outbox is None else await outbox.vitals()
+        return 0 if vitals is None else vitals.waiting + vitals.dead
 
     def is_choked(self) -> bool:
         """Return whether runs wait since too many ended ones of their principal still work."""

@@ -11,6 +11,7 @@ from contextvars import copy_context
 from typing import Any, Final
 
 from simulation.gate import Gate
+from simulation.hooks import Hooks
 from simulation.journals import Disk
 from simulation.loop import UnsteadyClock
 from simulation.postgres import SharedJournal, SharedStore
@@ -199,6 +200,7 @@ class SeveralWorld(World):
             self._servers, chance=self.chance, record=self.record, scripts=self.scripts, clock=clock, gate=Gate()
         )
         journal = self._shared.of(server, self.disk, clock)
+        server.sender = Hooks(server, self.habits.hooks) if self.habits.has_hooks else None
         server.make(journal, self.options, self._new_run_id, self.perils, self.firings, resumable=self.resumable)
         self.servers[server.number], self.journals[server.number] = server, journal
         return server

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from judging.evidence import Move, Pause, Request, Sweep
+from judging.evidence import Delivery, End, Move, Pause, Request, Sweep
 from simulation.asking import answered_by, asking_tool, questions_of
 from simulation.life import Life
 from simulation.record import Event, line_of
@@ -67,6 +67,8 @@ class Timeline:
         """Those that were not refused."""
         self.forks: dict[str, Fork] = {}
         self.settings: dict[str, Setting] = {}
+        self.deliveries: list[Delivery] = []
+        """What webhooks have received."""
         self.plans: dict[str, Plan] = {}
         """The schedules that were made for sure, by text."""
         self.put_off: dict[str, float] = {}
@@ -274,6 +276,20 @@ class Timeline:
 
     def _unforked(self, nth: int, event: Event) -> None:
         self.forks[event.run].refused = event.details["code"]
+
+    def _hooked(self, nth: int, event: Event) -> None:
+        details = event.details
+        self.deliveries.append(
+            Delivery(
+                id=details["id"],
+                kind=details["type"],
+                run_id=event.run,
+                session=SessionKey(details["principal"], details["session"]),
+                content=details["content"].encode(),
+                status=details["status"],
+                end=End(details["code"] or details["status"], details["output"]),
+            )
+        )
 
     def _setting(self, nth: int, event: Event) -> None:
         details = event.details

@@ -15,13 +15,14 @@ from msgspec.structs import replace
 from simulation.clients import send
 from simulation.firing import Firings
 from simulation.habits import Habits
+from simulation.hooks import Hooks
 from simulation.journals import Disk, MakeStore
 from simulation.loop import Chance, UnsteadyClock
 from simulation.operations import schedule, set_options, sweep, wipe
 from simulation.perils import FOR_GOOD_S, Perils
 from simulation.record import Record
 from simulation.script import Script, Traits
-from simulation.server import Server
+from simulation.server import Gone, Server
 from strandline._engine.options import ErrorText, Options
 from strandline._engine.requests import Request
 from strandline._journal.port import HistoryPage, HistoryQuery, RunQuery, SessionQuery
@@ -70,6 +71,8 @@ class World:
         )
         self.perils = Perils(seed)
         self.habits = Habits(seed)
+        if self.habits.has_hooks:
+            self.options = replace(self.options, webhook_retries=[1.0] * 200)
         if self.options.timeout_s < 60:
             self.perils.longest_s = FOR_GOOD_S
         self.traits = Traits(
@@ -177,6 +180,8 @@ class World:
         self.perils.calm = True
         await self._all_answered()
         await self._quiet()
+        if self.habits.has_hooks:
+            await self._all_sent()
 
     async def _something_happens(self) -> None:
         chance = self.chance
@@ -210,6 +215,7 @@ class World:
                 self._servers, chance=self.chance, record=self.record, scripts=self.scripts, clock=self.clock
             )
             journal = self._store.of(server, self.disk)
+            server.sender = Hooks(server, self.habits.hooks) if self.habits.has_hooks else None
             server.make(journal, self.options, self._new_run_id, self.perils, self.firings, resumable=self.resumable)
             self.server = server
             self.disk.fails = self._fails if self._servers < 20 else 0.0
@@ -311,6 +317,18 @@ class World:
             self.record.fault(self.clock.monotonic(), f"nothing happens, and there are {left}")
         if server is not None:
             server.note("quiet")
+
+    async def _all_sent(self) -> None:
+        """Wait until all events have been sent to webhooks."""
+        until = self.clock.monotonic() + self.quiet_s
+        while self.clock.monotonic() < until:
+            server = self.reached()
+            if server is not None and server.ready:
+                with suppress(Gone):
+                    if not await server.ask(server.unsent()):
+                        return
+            await asyncio.sleep(1.0)
+        self.record.fault(until, "there are events that no webhook receives")
 
     def _new_run_id(self, _: SessionKey) -> RunId:
         self.ids.append(RunId(f"r{len(self.ids)}"))
