@@ -89,13 +89,13 @@ def restore_in_vain(patch: pytest.MonkeyPatch) -> None:
 
 BREAKAGES: dict[str, tuple[Break, int, str]] = {
     "an agent that knows what is superseded": (show_all, 1004, "the session had|not what its last branch continues"),
-    "a run that goes back beside others": (go_back_beside_others, 1009, "was to go back in a session at rest"),
+    "a run that goes back beside others": (go_back_beside_others, 1024, "was to go back in a session at rest"),
     "a state that is forgotten": (forget_state, 1009, "had the state of ''"),
     "a state of what is superseded": (keep_later_state, 1004, "had the state of"),
     "a run that goes back when it is accepted": (go_back_when_accepted, 1085, "not what its last branch continues"),
-    "a run that goes back too far": (go_back_too_far, 1009, "the session had"),
+    "a run that goes back too far": (go_back_too_far, 1036, "the session had"),
     "a place that is refused": (refuse_to_go_back, 1004, "nothing can continue after run"),
-    "messages that stay superseded": (restore_nothing, 1004, "the session had|not what its last branch continues"),
+    "messages that stay superseded": (restore_nothing, 1009, "the session had|not what its last branch continues"),
     "messages that are said to be there": (restore_in_vain, 1004, "was answered as if it was not superseded"),
 }
 """Each with the seed at which the search begins: the first that shows it, which saves playing the others."""

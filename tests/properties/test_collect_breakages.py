@@ -72,9 +72,9 @@ def collect_one_too_many(patch: pytest.MonkeyPatch) -> None:
 
 BREAKAGES: dict[str, tuple[Break, int, str]] = {
     "a turn that waits for nobody": (wait_for_nobody, 1015, "before its turn was gathered"),
-    "a turn that leaves out what waits": (collect_nothing, 1015, "and was not collected"),
+    "a turn that leaves out what waits": (collect_nothing, 1016, "and was not collected"),
     "a turn of several senders": (collect_any_sender, 1089, "is of another session or sender"),
-    "a turn of whatever waits": (collect_whatever_waits, 1053, "and was to enqueue"),
+    "a turn of whatever waits": (collect_whatever_waits, 1056, "and was to enqueue"),
     "a turn in reverse": (collect_in_reverse, 1015, "which waited before it"),
     "a turn that is not heard": (say_nothing_of_it, 1015, "its message is with"),
     "a message that a turn forgets": (forget_one, 1015, "no part of that turn in the end"),

@@ -132,25 +132,25 @@ def say_it_too_late(patch: pytest.MonkeyPatch) -> None:
 
 BREAKAGES: dict[str, tuple[Break, int, str]] = {
     "a run that joins nothing": (join_nothing, 1016, "which executed, and did not"),
-    "a run that joins another sender's": (join_any_sender, 1022, "is of another session or sender"),
+    "a run that joins another sender's": (join_any_sender, 1079, "is of another session or sender"),
     "a run that joins another than it expects": (join_whatever_executes, 1021, "was to join"),
     "a join that a crash forgets": (keep_no_checkpoint, 1367, "its message is with|stands 0 times"),
-    "runs that join in reverse": (join_in_reverse, 1015, "which was accepted earlier"),
+    "runs that join in reverse": (join_in_reverse, 1021, "which was accepted earlier"),
     "runs that join beyond the bound": (count_none_that_joins, 1021, "waited in its session|waited$"),
     "a run that joins and runs as well": (
         let_it_run_as_well,
-        1005,
+        1008,
         "stands 2 times|has not joined it",
     ),
     "a next run that goes behind others": (line_up_behind_others, 1016, "which goes before it"),
-    "a rollback that shows what had joined": (show_what_joined, 1069, "only one is hidden"),
+    "a rollback that shows what had joined": (show_what_joined, 1073, "only one is hidden"),
     "an end that leaves out what had joined": (
         end_as_before,
         1224,
         "has not joined it|is with|stands 2 times",
     ),
-    "a message that joins twice": (say_it_twice, 1005, r"is with \['r\d+', 'r\d+'\]|stands 2 times|had heard"),
-    "a message that joins too late": (say_it_too_late, 1005, "at its last model call"),
+    "a message that joins twice": (say_it_twice, 1008, r"is with \['r\d+', 'r\d+'\]|stands 2 times|had heard"),
+    "a message that joins too late": (say_it_too_late, 1031, "at its last model call"),
 }
 """Each with the seed at which the search begins: the first that shows it, which saves playing the others."""
 

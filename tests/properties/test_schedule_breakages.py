@@ -63,10 +63,10 @@ def merge_all_that_was_missed(patch: pytest.MonkeyPatch) -> None:
 
 
 BREAKAGES: dict[str, tuple[Break, int, str]] = {
-    "a time that fires twice": (stand_still, 1005, "became 2 runs"),
+    "a time that fires twice": (stand_still, 1045, "became 2 runs"),
     "times that are left out": (leave_times_out, 1012, "has no run for second"),
-    "a schedule that a crash forgets": (forget_in_a_crash, 1033, "has no run for second"),
-    "a run that is not skipped": (fire_whatever_has_not_ended, 1157, "of its schedule had not ended"),
+    "a schedule that a crash forgets": (forget_in_a_crash, 1074, "has no run for second"),
+    "a run that is not skipped": (fire_whatever_has_not_ended, 1173, "of its schedule had not ended"),
     "a run that is not replaced": (fire_whatever_has_not_ended, 1103, "was to be replaced by"),
     "times that were missed and are merged": (merge_all_that_was_missed, 1150, "has no run for second"),
 }

@@ -116,7 +116,7 @@ def number_by_the_clock_alone(patch: pytest.MonkeyPatch) -> None:
 
 
 BREAKAGES: dict[str, tuple[Break, int, str]] = {
-    "a lease that nothing asks for before it starts": (start_after_the_lease, 2206, "was started by process"),
+    "a lease that nothing asks for before it starts": (start_after_the_lease, 2234, "was started by process"),
     "a server that goes on without its lease": (go_on_without_a_lease, 2294, "executed at once|was started by process"),
     "a server that is ended while it lives": (end_those_that_live, 2245, "executed at once|was started by process"),
     "a batch without a fence": (write_without_a_fence, 2128, "."),
