@@ -21,6 +21,9 @@ EXCEPTIONS: Final = {
     "POST /v1/responses": "for clients of OpenAI",
     "GET /v1/responses/{}": "for clients of OpenAI",
     "POST /v1/responses/{}/cancel": "for clients of OpenAI",
+    "POST /v1/conversations": "for clients of OpenAI",
+    "GET /v1/conversations/{}": "for clients of OpenAI",
+    "DELETE /v1/conversations/{}": "for clients of OpenAI",
     "GET /v1/models": "for clients of OpenAI",
     "GET /v1/models/{}": "for clients of OpenAI",
 }

@@ -347,7 +347,7 @@ def test_a_wrong_base_url_is_named_in_openais_form(server: Server, client: OpenA
     assert "must end in `/v1`" in refusal["message"]
 
 
-@pytest.mark.parametrize("place", ["conversations", "embeddings", "threads/x/runs", "vector_stores"])
+@pytest.mark.parametrize("place", ["embeddings", "threads/x/runs", "vector_stores"])
 def test_missing_routes_of_openai_are_reported_in_its_form(server: Server, place: str) -> None:
     refusal = error(server.client.post(f"/v1/{place}", json={}), 404, "not_found")
     assert "/v1/chat/completions" in refusal["message"]

@@ -270,6 +270,35 @@ def test_run_options_go_into_the_body(server: Server, client: OpenAI) -> None:
     assert server.run(said.id.removeprefix("resp_"))["priority"] == 1
 
 
+def test_a_conversation_is_named_used_and_deleted(server: Server, client: OpenAI) -> None:
+    made = client.conversations.create()
+    assert made.created_at > 1_700_000_000
+    with pytest.raises(openai.NotFoundError):
+        client.conversations.retrieve(made.id)
+    said = ask(client, "v1", conversation=made.id)
+    assert said.conversation is not None
+    assert said.conversation.id == made.id
+    assert abs(client.conversations.retrieve(made.id).created_at - made.created_at) <= 1
+    assert client.conversations.delete(made.id).deleted is True
+    with pytest.raises(openai.NotFoundError):
+        client.conversations.delete(made.id)
+    ask(client, "v2", conversation="named")
+    assert client.conversations.retrieve("named").created_at == 0
+    with pytest.raises(openai.BadRequestError, match="send it there"):
+        client.conversations.create(items=[{"role": "user", "content": "x", "type": "message"}])
+    with pytest.raises(openai.BadRequestError, match="send it there"):
+        client.conversations.create(metadata={"topic": "x"})
+
+
+def test_a_conversation_is_not_deleted_while_it_has_work(server: Server, client: OpenAI, at: Checkpoints) -> None:
+    at.hold("x1 model 0")
+    said = ask(client, "x1", conversation="works", background=True)
+    with pytest.raises(openai.ConflictError):
+        connected(server, max_retries=0).conversations.delete("works")
+    at.release()
+    until(lambda: client.responses.retrieve(said.id).status == "completed", "it has ended")
+
+
 # -- events -------------------------------------------------------------------------------------------
 
 
@@ -515,4 +544,3 @@ def test_responses_that_do_not_exist(server: Server, client: OpenAI) -> None:
     assert error(both, 400, "invalid")["param"] == "previous_response_id"
     said = ask(client, "e1")
     error(server.client.get(f"/v1/responses/{said.id}?stream=true&starting_after=x"), 400, "invalid")
-    error(server.client.get(f"/v1/responses/{said.id}?starting_after=1"), 400, "invalid")

@@ -254,6 +254,7 @@ def test_each_example_of_the_page_is_one_that_the_server_takes(keys: bool, tmp_p
         run = server.client.post("/v1/sessions/my-session/runs", json={"input": "x"}, headers=shown).json()["run_id"]
         made = {"session_id": "other", "input": "x", "cron": "0 9 * * *"}
         schedule = server.client.post("/v1/schedules", json=made, headers=shown).json()["schedule_id"]
+        server.client.post("/v1/sessions/talk/runs", json={"input": "x"}, headers=shown)
         file = server.client.post("/v1/sessions/my-session/files", content="x", headers=shown).json()["file_id"]
         commands = [html.unescape(each) for each in re.findall(r"<h3>Example</h3><pre>(.*?)</pre>", page, re.DOTALL)]
         assert len(commands) > 20
@@ -265,6 +266,7 @@ def test_each_example_of_the_page_is_one_that_the_server_takes(keys: bool, tmp_p
             asked = (
                 command.replace("RUN_ID", run)
                 .replace("RESPONSE_ID", f"resp_{run}")
+                .replace("CONVERSATION_ID", "talk")
                 .replace("FILE_ID", file)
                 .replace("SCHEDULE_ID", schedule)
                 .replace("MODEL", "strandline")

@@ -61,6 +61,7 @@ def test_no_header_between_servers_reaches_a_client_and_none_of_a_client_a_serve
             path = operation.path.format(
                 session_id="s",
                 run_id=begun.json()["run_id"],
+                conversation_id="s",
                 response_id=f"resp_{begun.json()['run_id']}",
                 schedule_id=made.json()["schedule_id"],
                 webhook_id="unknown",

@@ -21,6 +21,7 @@ from strandline._http.dialects.agentcore.wire import SESSION
 from strandline._http.dialects.agui.dialect import AgUi
 from strandline._http.dialects.chat import Chat
 from strandline._http.dialects.openai.dialect import OpenAI
+from strandline._http.dialects.openai.responses.conversations import Conversations
 from strandline._http.dialects.openai.responses.dialect import Responses
 from strandline._http.dialects.openai.wire import SEND_NO_MORE
 from strandline._http.dialects.runs import ResolvedRuns, RunsAgain, SessionRuns
@@ -89,6 +90,7 @@ def build_apps(
     runs_again = RunsAgain(service, settings)
     openai = OpenAI(SystemClock(), in_openais_form, settings)
     responses = Responses(service, exchange, settings)
+    conversations = Conversations(service, SystemClock(), settings)
     agui = AgUi(service, settings)
     runtime = AgentCore(service, SystemClock(), naming, settings)
     runs = Runs(service, exchange, settings)
@@ -183,6 +185,12 @@ def build_apps(
             Route("/v1/responses", Endpoint(functools.partial(exchange.handle, responses)), methods=["POST"]),
             Route("/v1/responses/{response_id}", Endpoint(responses.read), methods=["GET"]),
             Route("/v1/responses/{response_id}/cancel", Endpoint(responses.cancel), methods=["POST"]),
+            Route("/v1/conversations", Endpoint(conversations.create), methods=["POST"]),
+            Route(
+                "/v1/conversations/{conversation_id}",
+                Endpoint(by_method(GET=conversations.read, DELETE=conversations.delete)),
+                methods=["GET", "DELETE"],
+            ),
             Route("/v1/models", Endpoint(openai.models), methods=["GET"]),
             Route("/v1/models/{model}", Endpoint(openai.model), methods=["GET"]),
             Route("/agui", Endpoint(functools.partial(exchange.handle, agui)), methods=["POST"]),

@@ -21,7 +21,13 @@ from strandline._http.dialects.agentcore.wire import Invocation, InvocationAnswe
 from strandline._http.dialects.agui.wire import RunAgentInput, RunErrorEvent
 from strandline._http.dialects.chat import ChatAnswer, ChatBody, HistoryAnswer
 from strandline._http.dialects.client_history import HEADER as CLIENT_HISTORY
-from strandline._http.dialects.openai.responses.wire import ResponseObject, ResponseRequest
+from strandline._http.dialects.openai.responses.wire import (
+    ConversationDeleted,
+    ConversationObject,
+    ConversationRequest,
+    ResponseObject,
+    ResponseRequest,
+)
 from strandline._http.dialects.openai.wire import Completion, CompletionBody, ErrorBody, Model, Models
 from strandline._http.dialects.runs import AgainBody, NewRunBody, ResolveBody
 from strandline._http.exchange.sse import MEDIA_TYPE
@@ -157,12 +163,13 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
         "properties": {
             "input": {"minItems": 1},
             "tools": {"maxItems": 0},
-            "text": {"properties": {"format": {"properties": {"type": {"const": "text"}}, "maxProperties": 1}}},
+            "text": {"properties": {"format": {"properties": {"type": {"const": "text"}}}}},
             "prompt": {"type": "null"},
             "top_logprobs": {"enum": [0, None]},
             "store": {"enum": [True, None]},
         },
     },
+    "ConversationRequest": {"properties": {"items": {"maxItems": 0}, "metadata": {"maxProperties": 0}}},
     "Invocation": {
         **_AT_ODDS,
         "anyOf": [
@@ -239,7 +246,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
 """Which fields of a body go together, which types cannot express."""
 
 
-_CHANGES: Final = frozenset({"AgainBody", "ChangeScheduleBody", "ForkBody"})
+_CHANGES: Final = frozenset({"AgainBody", "ChangeScheduleBody", "ConversationRequest", "ForkBody"})
 """Those of which each field may be left out, and so the body."""
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "NewRunBody": {"input": "Hello"},
@@ -310,6 +317,7 @@ class Operation(Struct, frozen=True, kw_only=True):
 PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
     "run_id": ("run_id", "path", {"type": "string"}, "The id of a run"),
     "response_id": ("response_id", "path", {"type": "string"}, "The id of a response: `resp_` and the id of its run"),
+    "conversation_id": ("conversation_id", "path", _SESSION_ID, "The id of a conversation: a session"),
     "stream": ("stream", "query", {"type": "boolean"}, "Whether to stream its events"),
     "starting_after": (
         "starting_after",
@@ -630,6 +638,15 @@ OPERATIONS: Final = (
     Operation(method="POST", path="/v1/responses/{response_id}/cancel", tag="openai", takes=("response_id",),
               summary="Cancel a response", answers={200: ResponseObject}, refusals=_OPENAI,
               refused=(errors.NotFound, errors.AlreadyEnded, *_READING)),
+    Operation(method="POST", path="/v1/conversations", tag="openai", takes=("key",), summary="Name a new conversation",
+              body=ConversationRequest, answers={200: ConversationObject}, refusals=_OPENAI, refused=_V1),
+    Operation(method="GET", path="/v1/conversations/{conversation_id}", tag="openai", takes=("conversation_id",),
+              summary="Read a conversation", answers={200: ConversationObject}, refusals=_OPENAI,
+              refused=(errors.NotFound, errors.Invalid, *_READING)),
+    Operation(method="DELETE", path="/v1/conversations/{conversation_id}", tag="openai", takes=("conversation_id",),
+              summary="Delete a conversation and its history", answers={200: ConversationDeleted}, refusals=_OPENAI,
+              refused=(errors.NotFound, errors.SessionBusy, errors.Invalid, errors.Draining, wire.AnswerLost,
+                       *_READING)),
     Operation(method="GET", path="/v1/models", tag="openai", summary="List the agent as a model",
               answers={200: Models}, refused=_GUARDED, refusals=_OPENAI),
     Operation(method="GET", path="/v1/models/{model}", tag="openai", takes=("model",),

@@ -70,7 +70,10 @@ def nothing_at(path: str) -> str:
     found = _PLACES.fullmatch(path)
     if found is not None and found[1] != _BASE:
         return f"; the base URL of an OpenAI client must end in `{_BASE}`, once"
-    return f"; this server has {_BASE}/responses, {_BASE}/chat/completions and {_BASE}/models of OpenAI's API"
+    return (
+        f"; of OpenAI's API this server has {_BASE}/responses, {_BASE}/conversations, {_BASE}/chat/completions and"
+        f" {_BASE}/models"
+    )
 
 
 class OpenAI(Dialect):

@@ -4,7 +4,6 @@ A response is a run, and its id names it. A conversation is a session: `conversa
 response before (`previous_response_id`). A request that names none begins a new one.
 """
 
-import hashlib
 from collections.abc import Mapping
 from typing import Final
 
@@ -19,6 +18,7 @@ from strandline._engine.streams import Later
 from strandline._http import wire
 from strandline._http.audit import changed
 from strandline._http.caller import principal_of, session_header, session_of
+from strandline._http.dialects.openai.responses.conversations import new_session
 from strandline._http.dialects.openai.responses.ending import ending_of, whole_items
 from strandline._http.dialects.openai.responses.given import check_supported, prompt_of
 from strandline._http.dialects.openai.responses.stream import NOTHING, ResponseEvents
@@ -35,18 +35,13 @@ from strandline._http.dialects.openai.responses.wire import (
 )
 from strandline._http.dialects.openai.wire import SEND_AGAIN, ErrorDetail, failed, failure
 from strandline._http.exchange.exchange import Accepted, Dialect, Exchange, Frames
-from strandline._http.exchange.idempotency import idempotency_key
 from strandline._http.exchange.run_request import UNTIL_IT_ENDS, RunRequest
 from strandline._http.exchange.run_request import Responses as Answers
 from strandline._http.forwardable import counts_client, forwardable
-from strandline._model import DEFAULT_SESSION, Outcome, Principal, RunId, RunStatus, SessionId, SessionKey
+from strandline._model import Outcome, RunId, RunStatus, SessionKey
 from strandline._settings import AppSettings
 from strandline.errors import Invalid, NotFound
 
-MADE: Final = "conv_"
-"""What the ids of sessions begin with that no request has named."""
-_TRIES: Final = 1000
-"""How many ids are tried for a session of this server's. There are 256 partitions; one that has none has to ask."""
 _LARGEST: Final = 2**53 - 1
 
 
@@ -124,7 +119,7 @@ class Responses(Dialect):
         if body.previous_response_id is None:
             if name is None and answers:
                 raise Invalid("Name the response that has asked - at `$.previous_response_id`")
-            return (await self._new_session(request) if name is None else session_of(request, name)), None
+            return (await new_session(self._service, request) if name is None else session_of(request, name)), None
         previous = run_id_of(body.previous_response_id)
         if name is not None:
             return session_of(request, name), previous
@@ -133,34 +128,6 @@ class Responses(Dialect):
         except NotFound:
             raise NotFound(f"there is no response {body.previous_response_id} - at `$.previous_response_id`") from None
         return view.run.key, previous
-
-    async def _new_session(self, request: Request) -> SessionKey:
-        """Return a session that is new, unless the request was sent before.
-
-        Without a key it is one of this server's, so that no other one has to answer. A request that another server has
-        accepted before comes with the id of its run.
-        """
-        principal = principal_of(request)
-        if (key := idempotency_key(request)) is not None:
-            digest = hashlib.sha256(f"{principal}\0{key}".encode()).hexdigest()
-            return SessionKey(principal, SessionId(f"{MADE}{digest[:32]}"))
-        passed = forwardable(request.scope)
-        if passed is not None and passed.again and passed.run_id is not None:
-            try:
-                return (await self._service.run(principal, passed.run_id)).run.key
-            except NotFound:
-                pass
-        made = self._drawn(principal)
-        for _ in range(_TRIES):
-            if self._service.ownership.owns(made):
-                break
-            made = self._drawn(principal)
-        return made
-
-    def _drawn(self, principal: Principal) -> SessionKey:
-        """Return a session of an id that nobody has."""
-        drawn = self._service.new_run_id(SessionKey(principal, DEFAULT_SESSION)).removeprefix("run_")
-        return SessionKey(principal, SessionId(f"{MADE}{drawn}"))
 
     # -- responses that exist -------------------------------------------------------------------------
 
@@ -171,8 +138,6 @@ class Responses(Dialect):
         is_stream = wire.flag("stream", query.get("stream", "false"))
         after = _starting_after(query.get("starting_after"))
         if not is_stream:
-            if after != NOTHING:
-                raise Invalid("starting_after goes with `stream=true` only")
             return wire.answer(self._response(await self._service.run(principal, run_id)))
         counts_client(request)
         view = await self._service.run(principal, run_id)

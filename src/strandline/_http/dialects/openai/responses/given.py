@@ -43,7 +43,7 @@ def check_supported(body: ResponseRequest) -> None:
     """Raise `Invalid` for options that change what an answer is. Others, such as temperature, are ignored."""
     unsupported = {
         "tools": (bool(body.tools), "the agent uses its own tools"),
-        "text": ((body.text or {}).get("format", {"type": "text"}) != {"type": "text"}, "the agent answers with text"),
+        "text": (_wants_another_format(body), "the agent answers with text"),
         "prompt": (body.prompt is not None, "the agent has its own prompt"),
         "top_logprobs": (bool(body.top_logprobs), "there are no probabilities of its text"),
         "store": (body.store is False, "every run is stored, so that it cannot be lost"),
@@ -53,6 +53,10 @@ def check_supported(body: ResponseRequest) -> None:
             raise Invalid(f"Leave this out: {why} - at `$.{name}`")
     if body.conversation is not None and body.previous_response_id is not None:
         raise Invalid("Name the conversation or the response before, not both - at `$.previous_response_id`")
+
+
+def _wants_another_format(body: ResponseRequest) -> bool:
+    return body.text is not None and body.text.format is not None and body.text.format.type != "text"
 
 
 def prompt_of(body: ResponseRequest, *, lists_all: bool) -> Input | Responses:

@@ -30,6 +30,18 @@ class ConversationRef(Struct, frozen=True):
     id: str
 
 
+class WantedFormat(Struct, frozen=True):
+    """The wanted format of an answer."""
+
+    type: str = "text"
+
+
+class WantedText(Struct, frozen=True):
+    """What an answer should be like; other keys are ignored."""
+
+    format: WantedFormat | None = None
+
+
 class ResponseRequest(RunOptions, frozen=True, kw_only=True):
     """A request for a response; other keys are ignored."""
 
@@ -63,7 +75,7 @@ class ResponseRequest(RunOptions, frozen=True, kw_only=True):
     ] = None
     store: Annotated[bool | None, Meta(description="Not false: every run is stored")] = None
     tools: list[dict[str, Any]] | None = None
-    text: dict[str, Any] | None = None
+    text: WantedText | None = None
     prompt: dict[str, Any] | None = None
     top_logprobs: float | None = None
 
@@ -216,6 +228,30 @@ class ResponseObject(Struct, frozen=True, kw_only=True):
     truncation: Literal["disabled"] = "disabled"
     usage: ResponseUsage | None = None
     strandline: ResponseExtension
+
+
+class ConversationRequest(Struct, frozen=True, kw_only=True):
+    """A request for a conversation; other keys are ignored."""
+
+    items: list[dict[str, Any]] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class ConversationObject(Struct, frozen=True, kw_only=True):
+    """A session as a conversation. `created_at` is 0 if it has got its name otherwise."""
+
+    id: SessionId
+    object: Literal["conversation"] = "conversation"
+    created_at: int
+    metadata: dict[str, Any] = {}
+
+
+class ConversationDeleted(Struct, frozen=True, kw_only=True):
+    """A conversation that is deleted, with its history."""
+
+    id: SessionId
+    object: Literal["conversation.deleted"] = "conversation.deleted"
+    deleted: Literal[True] = True
 
 
 class AboutRun(Struct, frozen=True, kw_only=True):
