@@ -492,6 +492,58 @@ def test_all_events_are_sent_once_each_if_there_are_more_than_fit_into_memory() 
     asyncio.run(scene())
 
 
+def test_what_is_stored_later_overtakes_nothing_that_storage_has_for_the_same_receiver() -> None:
+    async def scene() -> None:
+        async with Scene() as at:
+            at.ready.started = False
+            expected = [f"{await at.run()}_finished" for _ in range(3 * PAGE)]
+            at.ready.started = True
+            received = SendResult(received=True, detail="")
+            at.sender.answer = lambda _: None
+            at.outbox.tick()
+            await at.quiet()
+            for _ in range(20):
+                at.clock.at += 0.01
+                expected.append(f"{await at.run()}_finished")
+            at.sender.answer = lambda _: received
+            at.sender.release.set()
+            await at.quiet()
+            assert [each.id for each in at.sender.sent] == expected
+
+    asyncio.run(scene())
+
+
+def test_receivers_that_have_enough_are_left_out_of_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a look past a dead receiver does not read what waits for it, each time again."""
+
+    async def scene() -> None:
+        async with Scene() as at:
+            at.sender.answer = lambda _: None
+            at.ready.started = False
+            for _ in range(2 * PAGE):
+                await at.run("dead")
+            at.ready.started = True
+            at.outbox.tick()
+            await at.quiet()
+            read, rows = at.journal.read, 0
+
+            async def counted(query: Any) -> Any:
+                nonlocal rows
+                found = await read(query)
+                rows += len(found.deliveries)
+                return found
+
+            monkeypatch.setattr(at.journal, "read", counted)
+            at.clock.at += LOOK_S
+            at.outbox.tick()
+            await at.run("other")
+            await at.quiet()
+            assert {each.url for each in at.sender.sent} == {"https://dead/", "https://other/"}
+            assert rows <= 2
+
+    asyncio.run(scene())
+
+
 def test_events_of_another_servers_sessions_are_left_to_it_and_hide_none() -> None:
     async def scene() -> None:
         async with Scene() as at:
