@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,7 +83,7 @@ def test_a_place_for_a_test_is_one_like_others() -> None:
     assert at.send() == [("a", "x")]
 
 
-def test_only_the_latest_idle_receivers_are_remembered(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_only_the_latest_idle_receivers_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_KNOWN", 2)
     at = Scene()
     for host in ("x", "y", "z"):
