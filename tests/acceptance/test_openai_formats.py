@@ -80,6 +80,24 @@ def test_a_stream_has_the_json_and_nothing_of_what_the_model_said_before_it(clie
     assert final.choices[0].message.parsed == Step(a=2, b=[])
 
 
+def test_a_response_has_a_format_too(server: Server, client: OpenAI) -> None:
+    said = client.responses.parse(model="any", input='json {"a": 1, "b": ["x"]}', text_format=Step)
+    assert said.output_parsed == Step(a=1, b=["x"])
+    assert said.output_text == '{"a":1,"b":["x"]}'
+    assert client.responses.retrieve(said.id).output_text == said.output_text
+    with client.responses.stream(model="any", input='json {"a": 2, "b": []}', text_format=Step) as events:
+        content = "".join(each.delta for each in events if each.type == "response.output_text.delta")
+        final = events.get_final_response()
+    assert content == '{"a":2,"b":[]}'
+    assert final.output_parsed == Step(a=2, b=[])
+    where = f"/v1/responses/{final.id}"
+    resumed = server.client.get(f"{where}?stream=true").text
+    assert resumed.count("event: response.output_text.delta") == 1
+    assert server.client.get(where).json()["metadata"] == {}
+    refused = server.client.post("/v1/responses", json={"input": "x", "text": {"format": {"type": "json_schema"}}})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "text.format")
+
+
 def test_any_object_is_one_json_object(client: OpenAI) -> None:
     given = {"any": [1, {"x": None}], "self": 1, "_id": 2, "model_config": {"copy": 3}, "Ä ö": 1.5}
     said = client.chat.completions.create(

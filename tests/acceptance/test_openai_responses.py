@@ -517,7 +517,7 @@ def test_a_request_that_is_sent_again_under_its_key_is_the_same_response(server:
     "refused",
     [
         {"tools": [{"type": "web_search"}]},
-        {"text": {"format": {"type": "json_object"}}},
+        {"text": {"format": {"type": "grammar"}}},
         {"prompt": {"id": "p"}},
         {"top_logprobs": 2},
         {"store": False},
@@ -529,7 +529,7 @@ def test_a_request_that_is_sent_again_under_its_key_is_the_same_response(server:
 )
 def test_what_cannot_be_done_is_refused_in_openais_form(server: Server, refused: dict[str, Any]) -> None:
     param = error(raw(server, **refused), 400, "invalid")["param"]
-    assert param in (next(iter(refused)), None)
+    assert param is None or param.startswith(next(iter(refused)))
 
 
 def test_responses_that_do_not_exist(server: Server, client: OpenAI) -> None:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from strandline._encoding import decoder
 from strandline._engine.reading import RunView
+from strandline._engine.requests import without_client_options
 from strandline._engine.service import Service
 from strandline._engine.streams import Later
 from strandline._http import wire
@@ -20,7 +21,7 @@ from strandline._http.audit import changed
 from strandline._http.caller import principal_of, session_header, session_of
 from strandline._http.dialects.openai.responses.conversations import new_session
 from strandline._http.dialects.openai.responses.ending import ending_of, whole_items
-from strandline._http.dialects.openai.responses.given import check_supported, prompt_of
+from strandline._http.dialects.openai.responses.given import check_supported, client_options_of, prompt_of
 from strandline._http.dialects.openai.responses.stream import NOTHING, ResponseEvents
 from strandline._http.dialects.openai.responses.wire import (
     READS,
@@ -63,7 +64,8 @@ class Responses(Dialect):
         header = session_header(request.headers, self._settings.session_header)
         prompt = prompt_of(body, lists_all=header is not None)
         key, previous = await self._session(request, body, header, answers=isinstance(prompt, Answers))
-        options = replace(body, metadata=marked(body.metadata, body))
+        client = client_options_of(body)
+        options = replace(body, metadata=marked(body.metadata, body, has_format=client is not None))
         if isinstance(prompt, Answers):
             previous = None  # (they name what they answer)
         elif previous is not None:
@@ -74,6 +76,7 @@ class Responses(Dialect):
             options=options,
             body=sent,
             as_events=bool(body.stream),
+            client=client,
             unless_last=previous is not None,
             wait_s=None if body.background else UNTIL_IT_ENDS,
         )
@@ -168,7 +171,7 @@ class Responses(Dialect):
             session_id=run.key.session_id,
             created_at=run.created_at,
             model=self._settings.agent_id,
-            metadata=run.metadata,
+            metadata=without_client_options(run.metadata),
         )
 
     def _later(self, run: AboutRun, *, again: bool = False) -> ErrorDetail:

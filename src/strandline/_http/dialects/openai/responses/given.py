@@ -14,11 +14,12 @@ from typing import Any, Final
 import msgspec
 
 from strandline._http.dialects.client_history import INSTRUCTIONS
+from strandline._http.dialects.openai.client_options import format_of
 from strandline._http.dialects.openai.responses.wire import READS, ResponseRequest
 from strandline._http.dialects.openai.wire import image_of
 from strandline._http.exchange.run_request import Response as Answered
 from strandline._http.exchange.run_request import Responses
-from strandline._model import Block, Input
+from strandline._model import Block, ClientOptions, Input
 from strandline.errors import Invalid
 
 YES: Final = "yes"
@@ -43,7 +44,6 @@ def check_supported(body: ResponseRequest) -> None:
     """Raise `Invalid` for options that change what an answer is. Others, such as temperature, are ignored."""
     unsupported = {
         "tools": (bool(body.tools), "the agent uses its own tools"),
-        "text": (_wants_another_format(body), "the agent answers with text"),
         "prompt": (body.prompt is not None, "the agent has its own prompt"),
         "top_logprobs": (bool(body.top_logprobs), "there are no probabilities of its text"),
         "store": (body.store is False, "every run is stored, so that it cannot be lost"),
@@ -55,8 +55,10 @@ def check_supported(body: ResponseRequest) -> None:
         raise Invalid("Name the conversation or the response before, not both - at `$.previous_response_id`")
 
 
-def _wants_another_format(body: ResponseRequest) -> bool:
-    return body.text is not None and body.text.format is not None and body.text.format.type != "text"
+def client_options_of(body: ResponseRequest) -> ClientOptions | None:
+    """Return what the client wants of the agent. Raises `Invalid`."""
+    form = None if body.text is None else format_of(body.text.format, "$.text.format")
+    return None if form is None else ClientOptions(format=form)
 
 
 def prompt_of(body: ResponseRequest, *, lists_all: bool) -> Input | Responses:

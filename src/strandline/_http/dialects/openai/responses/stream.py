@@ -48,6 +48,7 @@ EPOCH: Final = 1 << 32
 """The numbers of one process of the server; run events are numbered like that (`RunStream`)."""
 GAP: Final = 64
 """Not fewer events than one event of a run becomes: numbers after a gap are above those before it."""
+_OF_TEXT: Final = (TextDelta, MessageAdded, TextReset)
 NOTHING: Final = -1
 """After no event: all are sent."""
 
@@ -94,6 +95,8 @@ class ResponseEvents:
     def of(self, numbered: Numbered) -> bytes:
         """Return the events that an event of the run becomes, often none."""
         event = numbered.event
+        if self._run.has_format and isinstance(event, _OF_TEXT):  # (what is said before the answer is not of its form)
+            return b""
         match event:
             case TextDelta(text):
                 return b"" if self._is_deaf else self._piece(text)
@@ -116,6 +119,8 @@ class ResponseEvents:
                 if self._has_begun:  # (its client has them)
                     return self._withdrawn()
                 texts = (text_of(message) for message in messages if message["role"] == "assistant")
+                if self._run.has_format:
+                    return self._begin()
                 return self._begin() + b"".join(map(self._whole, texts))
             case RunFinished():
                 return self._end(event)

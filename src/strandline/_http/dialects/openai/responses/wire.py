@@ -30,16 +30,13 @@ class ConversationRef(Struct, frozen=True):
     id: str
 
 
-class WantedFormat(Struct, frozen=True):
-    """The wanted format of an answer."""
-
-    type: str = "text"
-
-
 class WantedText(Struct, frozen=True):
     """What an answer should be like; other keys are ignored."""
 
-    format: WantedFormat | None = None
+    format: Annotated[
+        dict[str, Any] | None,
+        Meta(description="`text`, `json_object` or `json_schema`: the answer is then one JSON object of that schema"),
+    ] = None
 
 
 class ResponseRequest(RunOptions, frozen=True, kw_only=True):
@@ -221,7 +218,7 @@ class ResponseObject(Struct, frozen=True, kw_only=True):
     parallel_tool_calls: bool = True
     store: Literal[True] = True
     temperature: None = None
-    text: TextConfig = TextConfig()
+    text: Annotated[TextConfig | None, Meta(description="Null if the request wanted a format")] = TextConfig()
     tool_choice: Literal["auto"] = "auto"
     tools: list[Any] = []
     top_p: None = None
@@ -276,6 +273,11 @@ class AboutRun(Struct, frozen=True, kw_only=True):
         return self.mark.get("background") is True
 
     @property
+    def has_format(self) -> bool:
+        """Whether its answer has a format, so that no other text may be sent."""
+        return self.mark.get("has_format") is True
+
+    @property
     def questions(self) -> Questions:
         """As what its questions come."""
         how = self.mark.get("questions")
@@ -294,12 +296,15 @@ def run_id_of(response: str) -> RunId:
     return RunId(response.removeprefix(PREFIX))
 
 
-def marked(metadata: Mapping[str, Any] | None, body: ResponseRequest) -> dict[str, Any]:
-    """Return the metadata of a run that are a request's, with what later answers repeat of it."""
+def marked(metadata: Mapping[str, Any] | None, body: ResponseRequest, *, has_format: bool) -> dict[str, Any]:
+    """Return the metadata of a run that are a request's, with what later answers repeat of it; `has_format`: its answer
+    is not any text."""
     given = {name: value for name, value in (metadata or {}).items() if name != MARK}
     mark: dict[str, Any] = {}
     if body.background:
         mark["background"] = True
+    if has_format:
+        mark["has_format"] = True
     if body.questions is not None:
         mark["questions"] = body.questions
     if body.previous_response_id is not None:
@@ -333,6 +338,7 @@ def response_of(
         metadata={name: value for name, value in run.metadata.items() if name != MARK},
         model=run.model,
         output=output or [],
+        text=None if run.has_format else TextConfig(),
         usage=None if end is None else usage_of(end.usage),
         strandline=ResponseExtension(
             session_id=run.session_id,
