@@ -159,6 +159,8 @@ _USE = '{"toolUse":{"toolUseId":"u","name":"t","input":{}}}'
         ),
         ("DELETE FROM meta", "how often the journal was opened"),
         ("CREATE TABLE other (x)", "its tables are not those of a journal"),
+        ("UPDATE deliveries SET body = x'00' WHERE session = 0", "_deleted is damaged"),
+        ("UPDATE deliveries SET session = 7", "_deleted belongs to no session"),
         ("UPDATE stored SET bytes = bytes + 1", "counts as"),
         ("DELETE FROM stored", "counts as None bytes, and is"),
     ],

@@ -123,6 +123,8 @@ def _window(text: str) -> str:
         ),
         (f"UPDATE staged SET run = {seq('s.5')} WHERE run = {seq('s.x')}", "which does not wait or execute"),
         ("DELETE FROM staged WHERE no = 0", "a checkpoint of the run with sequence"),
+        ("UPDATE deliveries SET body = 'x' WHERE session = 0", "_deleted is damaged"),
+        ("UPDATE deliveries SET session = 7", "_deleted belongs to no session"),
         ("UPDATE stored SET bytes = bytes + 1", "counts as"),
         ("DELETE FROM stored", "counts as None bytes, and is"),
         ("DROP INDEX runs_claimed", "the index runs_claimed is missing or broken"),

@@ -137,6 +137,8 @@ class _DatabaseCheck(Check):
                 self._first, self._last = self._read[0][0], self._read[-1][0]
                 self._check()
                 self._on_step("sessions", self._findings.sessions, total)
+        self._first = self._last = NO_SESSION
+        self._deliveries()
         for number, (statement, fault) in enumerate(_LOST.items()):
             self._on_step("the rest", number, len(_LOST))
             for (which,) in self._connection.execute(f"{statement} ORDER BY 1 LIMIT {MOST_FAULTS + 1}"):
