@@ -9,7 +9,7 @@ import re
 from enum import StrEnum
 from typing import Any, Final, Literal, NamedTuple, NewType, NotRequired, TypedDict
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 from msgspec.structs import replace
 
 from strandline.errors import Invalid
@@ -150,6 +150,8 @@ class InputRequest(Struct, frozen=True):
     id: str
     name: str
     reason: Any = None
+    client_tool: Literal[True] | UnsetType = UNSET
+    """It is a call of a tool of the run's client: `name` is the tool, `reason` its arguments, the answer its result."""
 
 
 class NeedsInput(Struct, frozen=True, tag="needs_input"):
@@ -286,6 +288,11 @@ class Question(Struct, frozen=True, kw_only=True):
     message: Message
     results: dict[str, ToolResult]
     state: StateRecord
+
+    @property
+    def is_of_client(self) -> bool:
+        """Whether it only calls tools of the run's client: no person is waited for."""
+        return bool(self.requests) and all(each.client_tool is True for each in self.requests)
 
 
 def responses(answers: dict[str, Any]) -> list[Block]:
@@ -526,6 +533,8 @@ RUN_OPTIONS: Final = frozenset(RunDefaults.__struct_fields__)
 NO_DEFAULTS: Final = RunDefaults()
 
 
+OF_CLIENT: Final = "client_options"
+"""The key of a run's `ClientOptions`: in its stored metadata, which no caller sees, and in its question's state."""
 FORMAT_TOOL: Final = "structured_answer"
 """The tool by which a model gives an answer in the form that a client wants. It does nothing else."""
 
@@ -538,10 +547,23 @@ class AnswerFormat(Struct, frozen=True, kw_only=True, omit_defaults=True):
     description: str = ""
 
 
+class ClientTool(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A tool that a run's client executes; `json_schema` is that of its arguments, an object."""
+
+    name: str
+    description: str = ""
+    json_schema: dict[str, Any] = {}
+
+
 class ClientOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the client of a run wants of its agent, beside an answer to its message."""
 
     format: AnswerFormat | None = None
+    tools: tuple[ClientTool, ...] = ()
+    must_call: str | None = None
+    """The one of its tools that the model must call; "": any tool; None: it may answer without."""
+    parallel: bool = True
+    """Whether it takes several calls at once."""
 
 
 class NewRun(Struct, frozen=True, kw_only=True):

@@ -63,7 +63,10 @@ class ServiceSettings(Struct, frozen=True, kw_only=True, rename=_shown):
     ] = 16 * 1024
     max_client_options_bytes: Annotated[
         int,
-        Meta(description="Maximum size of what a run's client wants of the agent (`response_format`), in bytes", ge=2),
+        Meta(
+            description="Maximum size of what a run's client wants of the agent (`tools`, `response_format`), in bytes",
+            ge=2,
+        ),
     ] = 128 * 1024
     allowed_content: Annotated[
         list[Annotated[str, Meta(pattern="^(?!(?:toolUse|toolResult|interruptResponse)$)[A-Za-z][A-Za-z0-9_-]*$")]],

@@ -57,6 +57,7 @@ ALLOWED: Final = {
     "src/strandline/client/__init__.py": {"wishes"},
     "src/strandline/_demo/__main__.py": {"tell"},  # a prompt
     "src/strandline/_agents/answer_format.py": {"stage"},  # Strands' own
+    "src/strandline/_agents/client_tools.py": {"stage"},
     "src/strandline/_agents/rounds.py": {"stage"},  # Strands' own
     "soak/target.py": {"asks"},  # a tool that asks a person
     "bench/peers/record.py": {"told"},  # in the figures that were measured

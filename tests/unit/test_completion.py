@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from strandline._agents.port import Finished
 from strandline._engine.execution.completion import (
@@ -177,10 +178,22 @@ def test_a_run_that_took_too_long_says_how_long_it_may_take_and_what_it_did_mean
 def test_what_resumes_follows_the_settings() -> None:
     progress = Progress(messages=[HELLO, ASKING], results={})
 
-    assert resume_point_of(progress, Options()) is None
-    resumed = resume_point_of(progress, Options(unknown_tool="resume"))
+    assert resume_point_of(claim().run, progress, Options()) is None
+    resumed = resume_point_of(claim().run, progress, Options(unknown_tool="resume"))
     assert resumed is not None
     assert resumed.results["a"]["content"] == [{"text": UNKNOWN_OUTCOME}]
-    again = resume_point_of(progress, Options(idempotent_tools=["pay"]))
+    again = resume_point_of(claim().run, progress, Options(idempotent_tools=["pay"]))
     assert again is not None
     assert again.to_restart == frozenset({"a"})
+
+
+def test_a_tool_of_the_client_is_not_executed_here_and_so_is_called_again() -> None:
+    progress, options = Progress(messages=[HELLO, ASKING], results={}), Options()
+    stored = {"client_options": {"tools": [{"name": "pay"}]}}
+    for run, done in (
+        (replace(claim().run, metadata=stored), progress),
+        (claim().run, replace(progress, question_state=stored)),
+    ):
+        again = resume_point_of(run, done, options)
+        assert again is not None
+        assert again.to_restart == frozenset({"a"})

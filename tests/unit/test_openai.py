@@ -84,7 +84,7 @@ def test_unsupported_content_is_refused_with_its_place(content: Any, what: str, 
     assert received["param"] == f"messages[1].{where}"
 
 
-@pytest.mark.parametrize("roles", [[], ["system"], ["user", "assistant"], ["user", "assistant", "tool"]])
+@pytest.mark.parametrize("roles", [[], ["system"], ["user", "assistant"]])
 def test_without_a_last_message_of_the_user_there_is_no_input(roles: list[str]) -> None:
     with pytest.raises(Invalid, match="must be the user's"):
         prompt_of(body(messages=[{"role": role, "content": "x"} for role in roles]))
@@ -94,7 +94,6 @@ def test_without_a_last_message_of_the_user_there_is_no_input(roles: list[str]) 
     ("name", "harmless", "refused"),
     [
         ("n", 1, 2),
-        ("tools", [], [{"type": "function"}]),
         ("functions", None, [{"name": "f"}]),
         ("logprobs", False, True),
         ("modalities", ["text"], ["text", "audio"]),

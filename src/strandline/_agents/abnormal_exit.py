@@ -26,6 +26,8 @@ class AbnormalExit:
         """What waits in the session, if the agent may know."""
         self.wanted: object = None
         """The form of the answer that the run's client wants, if it wants one."""
+        self.tools: object = None
+        """The tools of the run's client, if it has any."""
         self.given: dict[str, Any] | None = None
         """The answer in that form."""
         self.reason: str | None = None

@@ -11,11 +11,11 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from typing import Any, cast
 from weakref import WeakSet
 
-from msgspec import to_builtins
+from msgspec import convert, to_builtins
 from msgspec.structs import replace
 from strands import Agent
 from strands.agent.agent_result import AgentResult
@@ -43,10 +43,12 @@ from strandline._compat.strands import (
     with_sub_agents,
 )
 from strandline._encoding import encode
-from strandline._history import Progress, close, prompt_message
+from strandline._history import Progress, close, prompt_message, unusable
 from strandline._model import (
+    OF_CLIENT,
     WHOLE_HISTORY,
     AgentRecord,
+    ClientOptions,
     Ending,
     ErrorCode,
     Failed,
@@ -175,9 +177,10 @@ class StrandsAgent:
     def __init__(self, agent: Agent, record: AgentRecord, progress: Progress) -> None:
         self._agent = agent
         self._packed: Packed | None = None
-        self._shows_format = False
-        """Whether its model is shown the forms that clients want."""
-        self._carried = progress.question_state is not None
+        self._shows_format = self._takes_tools = False
+        """Whether the agent can give answers a form, and take tools of clients: it learns that when it has to."""
+        question_state, self._inherited = _question_of(progress.question_state)
+        self._carried = question_state is not None
         """Whether the first message of the current run is the open round of the run that requested input."""
         if self._carried:
             record = _without_last_message(record)
@@ -191,9 +194,9 @@ class StrandsAgent:
         self._state = encode(record.state)
         _restore(agent, record.state, progress.state)
         self._reopened = bool(progress.to_restart)
-        if progress.question_state is not None and progress.takes_answers:
+        if question_state is not None and progress.takes_answers:
             restore_interrupt(
-                agent, copy.deepcopy(progress.question_state), progress.ended_results() if self._reopened else None
+                agent, copy.deepcopy(question_state), progress.ended_results() if self._reopened else None
             )
         elif self._reopened:
             resume_round(agent, agent.messages[-1], progress.ended_results())
@@ -210,9 +213,13 @@ class StrandsAgent:
             self._packed = None
         if attempt.context.shows_waiting:
             exits.waiting = await live_waiting(attempt)
-        form = self._wanted(attempt, exits)
-        result = await self._result(attempt, exits.waiting, form)
-        ending = exits.ending(_ending(self._agent, result, cancelled=attempt.signal.is_set()))
+        client = attempt.context.client or self._inherited
+        form = None if client is None else self._wanted(client, exits)
+        with ExitStack() as during:
+            if client is not None and (unusable := self._offer_tools(client, exits, during)) is not None:
+                return Finished(ending=unusable)
+            result = await self._result(attempt, exits.waiting, form)
+        ending = exits.ending(_ending(self._agent, result, client, cancelled=attempt.signal.is_set()))
         if isinstance(ending, Succeeded) and exits.given is not None:
             ending = Succeeded(text=encode(exits.given).decode())
         if self._reopened:
@@ -234,10 +241,27 @@ class StrandsAgent:
             self._packed = self._origins.packed(cast("list[Message]", self._agent.messages))
             self._agent.messages = []
 
-    def _wanted(self, attempt: Attempt, exits: AbnormalExit) -> Any:
+    def _offer_tools(self, client: ClientOptions, exits: AbnormalExit, during: ExitStack) -> Failed | None:
+        """Give the agent the tools of the run's client; return why that cannot be."""
+        pending = () if self._inherited is None else self._inherited.tools
+        if not client.tools and not pending:
+            return None
+        from strandline._agents.client_tools import ClientTools, offer_tools
+
+        tools = ClientTools(client, pending)
+        if clashing := tools.clashing(self._agent):
+            why = f"the agent has tools of these names itself: {', '.join(clashing)}; name yours otherwise"
+            return Failed(ErrorCode.AGENT_ERROR, unusable(why))
+        exits.tools = tools
+        if not self._takes_tools:
+            self._takes_tools = True
+            offer_tools(self._agent)
+        during.enter_context(tools.offered_to(self._agent))
+        return None
+
+    def _wanted(self, client: ClientOptions, exits: AbnormalExit) -> Any:
         """Return the output model of the run if its client wants an answer in a form; None: the agent's own."""
-        client = attempt.context.client
-        if client is None or client.format is None:
+        if client.format is None:
             return None
         from strandline._agents.answer_format import FORM, WantedAnswer, show_format
 
@@ -359,11 +383,13 @@ def whole_numbers(usage: Mapping[str, object]) -> dict[str, int]:
     return {str(name): int(count) for name, count in usage.items() if isinstance(count, int | float) and count < 2**53}
 
 
-def _ending(agent: Agent, result: AgentResult, *, cancelled: bool) -> Ending:
+def _ending(agent: Agent, result: AgentResult, client: ClientOptions | None, *, cancelled: bool) -> Ending:
     """Return the ending of a run whose agent returned. An unrequested cancel is the agent's own way to stop."""
     if result.stop_reason == "interrupt":
-        requests = {each.id: InputRequest(each.id, each.name, each.reason) for each in result.interrupts or ()}
+        requests = {each.id: _request_of(each, client) for each in result.interrupts or ()}
         if requests and (state := interrupted_round(agent)) is not None:
+            if client is not None:
+                state[OF_CLIENT] = to_builtins(replace(client, must_call=None))
             return NeedsInput(list(requests.values()), state)
         names = ", ".join(each.name for each in requests.values())
         return Failed(
@@ -375,6 +401,22 @@ def _ending(agent: Agent, result: AgentResult, *, cancelled: bool) -> Ending:
     if result.structured_output is not None:
         return Succeeded(text=result.structured_output.model_dump_json())
     return Succeeded(limit=str(result.stop_reason).startswith("limit_"))
+
+
+def _request_of(interrupt: Any, client: ClientOptions | None) -> InputRequest:
+    if client is not None:
+        from strandline._agents.client_tools import current_tools
+
+        if (tools := current_tools()) is not None and (request := tools.question(interrupt)) is not None:
+            return request
+    return InputRequest(interrupt.id, interrupt.name, interrupt.reason)
+
+
+def _question_of(state: StateRecord | None) -> tuple[StateRecord | None, ClientOptions | None]:
+    """Return the state with which an agent resumes, and what the client wanted of the run that has asked."""
+    if state is None or OF_CLIENT not in state:
+        return state, None
+    return {name: value for name, value in state.items() if name != OF_CLIENT}, convert(state[OF_CLIENT], ClientOptions)
 
 
 def _state_of(agent: Agent) -> StateRecord:

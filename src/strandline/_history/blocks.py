@@ -3,7 +3,15 @@
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 
-from strandline._history.texts import DISMISSED, DONE, NO_OUTPUT, NOT_DONE, UNKNOWN_OUTCOME, without_blank_text
+from strandline._history.texts import (
+    DISMISSED,
+    DONE,
+    NO_OUTPUT,
+    NOT_DONE,
+    NOT_RETURNED,
+    UNKNOWN_OUTCOME,
+    without_blank_text,
+)
 from strandline._model import Block, Message, ToolResult
 from strandline._normalize import NAMELESS, as_text, normalize_result, same_blocks
 
@@ -85,6 +93,11 @@ def done_result(tool_use_id: str, by: str, content: Sequence[Block] = ()) -> Too
 def dismissed_result(tool_use_id: str) -> ToolResult:
     """Return the result of a tool that asked a person and got no answer."""
     return {"toolUseId": tool_use_id, "status": "error", "content": [{"text": DISMISSED}]}
+
+
+def not_returned_result(tool_use_id: str) -> ToolResult:
+    """Return the result of a client's tool whose result nobody has sent."""
+    return {"toolUseId": tool_use_id, "status": "error", "content": [{"text": NOT_RETURNED}]}
 
 
 def without_stray_results(uses: Iterable[Mapping[str, str]], content: list[Block]) -> list[Block]:

@@ -7,6 +7,7 @@ from typing import assert_never
 from strandline._history.blocks import (
     dismissed_result,
     distinct,
+    not_returned_result,
     open_tool_uses,
     results_for,
     valid_blocks,
@@ -14,6 +15,7 @@ from strandline._history.blocks import (
 )
 from strandline._history.texts import EMPTY_MESSAGE, NO_ANSWER, NOT_ANSWERED, ended_early, stored_reason
 from strandline._model import (
+    OF_CLIENT,
     Block,
     Cancelled,
     Ending,
@@ -21,6 +23,7 @@ from strandline._model import (
     Message,
     NeedsInput,
     Question,
+    StateRecord,
     Succeeded,
     ToolResult,
 )
@@ -76,22 +79,33 @@ def close(messages: Sequence[Message], results: Mapping[str, ToolResult], ending
 
 
 def close_answer(
-    messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending, *, begun: bool
+    messages: Sequence[Message],
+    results: Mapping[str, ToolResult],
+    ending: Ending,
+    *,
+    begun: bool,
+    state: StateRecord | None = None,
 ) -> list[Message]:
     """Return the messages that the run of an answer leaves: those after the message of the open round.
 
-    `messages` begin with that message. Unless the round has `begun` again, the results of its tools say that they
-    stopped at their questions.
+    `messages` begin with that message; `state` is that of the question. Unless the round has `begun` again, the results
+    of its tools say that they stopped at their questions, and those of a client's tools that nobody has sent one.
     """
     if not begun:
         uses = open_tool_uses([distinct(normalize_message(messages[0]))])
-        results = {**{use["toolUseId"]: dismissed_result(use["toolUseId"]) for use in uses}, **by_id(results)}
+        of_client = {tool["name"] for tool in (state or {}).get(OF_CLIENT, {}).get("tools", ())}
+        closed = {
+            use["toolUseId"]: (not_returned_result if use["name"] in of_client else dismissed_result)(use["toolUseId"])
+            for use in uses
+        }
+        results = {**closed, **by_id(results)}
     return close(messages, results, ending)[1:]
 
 
 def dismissed(question: Question, *, begun: bool = False) -> list[Message]:
     """Return the messages that close the open round of a question that got no answer, or (`begun`) one in vain."""
-    return close_answer([question.message], question.results, Succeeded(text=NOT_ANSWERED), begun=begun)
+    ending, state = Succeeded(text=NOT_ANSWERED), question.state
+    return close_answer([question.message], question.results, ending, begun=begun, state=state)
 
 
 def _only_said(messages: Sequence[Message]) -> bool:

@@ -12,6 +12,9 @@ NO_OUTPUT: Final = "(no output)"
 DISMISSED: Final = (
     "This tool asked a person for input and got no answer: it stopped at its question, and did nothing after it."
 )
+NOT_RETURNED: Final = (
+    "The user's program did not say what came of this call. It may have executed this tool, or may not have."
+)
 NOT_ANSWERED: Final = "(The input that was asked for was not given.)"
 UNKNOWN_OUTCOME: Final = (
     "The outcome of this tool call is unknown: the run ended before it returned. It may have taken effect."

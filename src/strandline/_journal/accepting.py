@@ -42,6 +42,7 @@ from strandline._journal.rules import (
     continued,
     first_rank,
     may_join,
+    passes_client_tools,
 )
 from strandline._journal.state import Keys, OpenRound, RunState, SessionState
 from strandline._journal.transitions import Crashed, as_run
@@ -56,6 +57,7 @@ from strandline._model import (
     JoinState,
     Lane,
     NewRun,
+    OnQuestion,
     Outcome,
     Place,
     Question,
@@ -184,11 +186,8 @@ class Accepting(GoingBack):
         collects = arrival.new.if_busy is IfBusy.COLLECT or arrival.new.resolution is not None
         if not collects and "collect" in arrival.new.own_options:
             return Refused("not_collecting", 0)
-        if session is not None and arrival.open_round is not None and arrival.new.may_answer:
-            found = self._question(session).question
-            if (answer := as_answer(arrival.new, found)) is not None:
-                arrival.new, arrival.question = answer, found
-                arrival.body = replace(arrival.body, prompt=encode_messages(answer.input))
+        if session is not None and arrival.open_round is not None:
+            self._complete_for_question(session, arrival)
         if arrival.new.resolution is not None:
             crashed = self._to_continue(session, arrival.new.resolution)
             if isinstance(crashed, Unresolvable):
@@ -201,6 +200,16 @@ class Accepting(GoingBack):
             arrival.new, arrival.body = at_place(arrival.new, arrival.body, place)
             arrival.branches = () if session is None else self._branches(session)
         return None
+
+    def _complete_for_question(self, session: SessionState, arrival: Arrival) -> None:
+        """Have a run dismiss its session's open question if that calls a client's tools, or answer it if it may."""
+        if passes_client_tools(arrival.new) and self._question(session).question.is_of_client:
+            arrival.new = replace(arrival.new, on_question=OnQuestion.DISMISS)
+        if arrival.new.may_answer:
+            found = self._question(session).question
+            if (answer := as_answer(arrival.new, found)) is not None:
+                arrival.new, arrival.question = answer, found
+                arrival.body = replace(arrival.body, prompt=encode_messages(answer.input))
 
     def _place(self, arrival: Arrival) -> Refused | None:
         """Find a run's host, or its place in the queue, unless it must not wait; and which runs leave for it."""

@@ -145,7 +145,9 @@ def cancelled(
     closed: list[Message] = []
     if question is not None:
         ending = Cancelled(discard=discard)
-        closed = close_answer(progress.messages, progress.results, ending, begun=progress.begun)
+        closed = close_answer(
+            progress.messages, progress.results, ending, begun=progress.begun, state=progress.question_state
+        )
     elif progress.messages:
         closed = close(progress.messages, progress.results, Cancelled(discard=discard))
     return Outcome(status=RunStatus.CANCELLED, message=closed[-1] if closed else None), closed
@@ -165,7 +167,9 @@ def timed_out(
     closed: list[Message] = []
     prompt = prompt_message(*with_collected(run.input, run.sender, checkpoints))
     if question is not None:
-        closed = close_answer(progress.messages, progress.results, ending, begun=progress.begun)
+        closed = close_answer(
+            progress.messages, progress.results, ending, begun=progress.begun, state=progress.question_state
+        )
     elif messages := progress.messages or ([prompt] if run.resumable else []):
         closed = close(messages, progress.results, ending)
     error = RunError(ending.code, ending.detail)
@@ -405,3 +409,12 @@ def spans(
             end = min(length if each is None else each for each in (part.end, on.end, length))
             if start < end:
                 yield start, end
+
+
+def passes_client_tools(new: NewRun) -> bool:
+    """Return whether a run says nothing about the session's question, so that it dismisses calls of a client's tools.
+
+    A client that sends its next message has no result for them. One for later, or of a schedule, is not its next one.
+    """
+    is_plain = new.lane == Lane.NORMAL and new.not_before is None and new.fires is None
+    return is_plain and "on_question" not in new.own_options

@@ -5,6 +5,7 @@
 - `json! VALUE`: gives it at once.
 - in that form, `call` gives {"said": what it would have said}.
 - `tools`: names the tools that its model is shown, and which it must call.
+- `then A | B`: does A, and B once it has results.
 
 Its own tools: `add`, `wait` (for a file in the workspace of the run: `held`), `ask` (a person).
 """
@@ -58,6 +59,12 @@ class Obedient(ScriptedModel):
         if what == "tools":
             shown = {each["name"]: each["inputSchema"]["json"] for each in self.tools}
             return json.dumps({"tools": shown, "choice": self.choice})
+        if what == "then":
+            first, _, second = rest.partition(" | ")
+            rounds = sum("toolResult" in block for message in messages for block in message["content"])
+            rest, what, got = (first, "call", {}) if not rounds else (second, "call" if rounds == 1 else "", got)
+            if rounds == 1:
+                got = {}
         if got:
             names = {
                 block["toolUse"]["toolUseId"]: block["toolUse"]["name"]
@@ -65,7 +72,7 @@ class Obedient(ScriptedModel):
                 for block in message["content"]
                 if "toolUse" in block
             }
-            return "got " + json.dumps({names[each]: text for each, text in got.items()}, sort_keys=True)
+            return "got " + json.dumps([[names[each], text] for each, text in got.items()])
         if what == "call":
             return [call(name, given) for name, given in json.loads(rest)]
         return f"did {said}"

@@ -6,6 +6,7 @@ from typing import Final, assert_never
 
 from strandline._agents.port import Finished
 from strandline._engine.options import Options
+from strandline._engine.requests import client_tools_in
 from strandline._history import Progress, answer_text, close, close_answer, prompt_message, resume_point, took_too_long
 from strandline._model import (
     FORMAT_TOOL,
@@ -42,7 +43,7 @@ def closed(
     for a run that answers a question.
     """
     if claim.question is not None:
-        return close_answer(messages, results, ending, begun=begun)
+        return close_answer(messages, results, ending, begun=begun, state=claim.question.state)
     return close(messages or [prompt_message(claim.run.input, claim.run.sender)], results, ending)
 
 
@@ -121,10 +122,12 @@ def timed_out(run: Run, meanwhile: str = "") -> Failed:
     return Failed(ErrorCode.TIMEOUT, f"{took_too_long(run.timeout_s)}{meanwhile}")
 
 
-def resume_point_of(checkpoint: Progress, options: Options) -> Progress | None:
-    """Return what another attempt resumes from; None if the run cannot resume, as one of its tools may have run.
+def resume_point_of(run: Run, checkpoint: Progress, options: Options) -> Progress | None:
+    """Return what another attempt of a run resumes from; None if it cannot resume, as one of its tools may have run.
 
-    The tool that gives an answer a form does nothing else.
+    The tool that gives an answer a form does nothing else; those of a client are not executed here.
     """
-    harmless = [*options.idempotent_tools, FORMAT_TOOL]
+    harmless = [*options.idempotent_tools, FORMAT_TOOL, *client_tools_in(run.metadata)]
+    if checkpoint.question_state is not None:
+        harmless += client_tools_in(checkpoint.question_state)
     return resume_point(checkpoint, unknown_tool=options.unknown_tool, idempotent_tools=harmless)

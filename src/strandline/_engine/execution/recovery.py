@@ -82,7 +82,7 @@ def _ending(orphan: Claim, progress: Progress, options: Options, now: float) -> 
 def _why_it_ends(orphan: Claim, progress: Progress, options: Options) -> str | None:
     if not orphan.run.resumable:
         return "the server died while the run executed; what it had done by then is unknown"
-    if resume_point_of(progress, options) is None:
+    if resume_point_of(orphan.run, progress, options) is None:
         tools = ", ".join(progress.open_tools().values())
         return f"the server died while a tool worked ({tools}); what the tool did is unknown"
     if orphan.run.attempt >= options.max_attempts:

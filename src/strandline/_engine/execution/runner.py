@@ -146,7 +146,7 @@ class Runner(Struct, eq=False):
         run, options, clock = claim.run, self._options, self._clock
         progress = fold(claim.checkpoints, claim.question)
         if claim.checkpoints:
-            progress = resume_point_of(progress, options) or progress
+            progress = resume_point_of(run, progress, options) or progress
         recorder = self._streams.started(claim, progress)
         signal, workspace = self._loops.signal(), self._pool.workspace(run.key)
         attempt = LiveAttempt(
@@ -234,7 +234,7 @@ class Runner(Struct, eq=False):
         checkpoint = execution.attempt.checkpoint()
         if execution.loop_lost and execution.call.threads and checkpoint.open_tools():
             return False  # the tool lives on in this process: the next attempt must not join it
-        return resume_point_of(checkpoint, self._options) is not None
+        return resume_point_of(run, checkpoint, self._options) is not None
 
     async def _requeue(self, execution: Execution) -> ExecutionResult:
         """Requeue the run: for the next process, if this one stops, else in this one.

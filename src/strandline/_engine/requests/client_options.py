@@ -12,11 +12,11 @@ import msgspec
 
 from strandline._agents.json_schemas import NoSchema, object_schema
 from strandline._encoding import encode
-from strandline._model import AnswerFormat, ClientOptions
+from strandline._model import FORMAT_TOOL, OF_CLIENT, AnswerFormat, ClientOptions
 from strandline.errors import Invalid
 
-OF_CLIENT: Final = "client_options"
-"""The key of a run's stored metadata."""
+MOST_TOOLS: Final = 128
+"""What OpenAI's own server takes."""
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """The names of tools and formats, which models and providers must take."""
 _SHOWN: Final = 60
@@ -30,6 +30,12 @@ def client_options_in(metadata: dict[str, Any]) -> ClientOptions | None:
         return msgspec.convert(metadata[OF_CLIENT], ClientOptions)
     except msgspec.ValidationError as error:
         raise Invalid(f"metadata.{OF_CLIENT} is the server's own; leave it out ({error})") from None
+
+
+def client_tools_in(stored: dict[str, Any]) -> list[str]:
+    """Return the names of the client's tools in the metadata of a run, or in the state of its question."""
+    options = client_options_in(stored)
+    return [] if options is None else [each.name for each in options.tools]
 
 
 def with_client_options(metadata: dict[str, Any], options: ClientOptions | None) -> dict[str, Any]:
@@ -50,10 +56,32 @@ def check_client_options(options: ClientOptions, most_bytes: int) -> None:
     """Raise `Invalid` unless a client may want this of an agent, in at most so many bytes as JSON."""
     if len(encode(options)) > most_bytes:
         raise Invalid(
-            f"response_format must have at most {most_bytes} bytes as JSON (setting max_client_options_bytes)"
+            f"the tools and the format of the answer must have at most {most_bytes} bytes as JSON, together"
+            " (setting max_client_options_bytes)"
         )
     if options.format is not None:
         _check_format(options.format)
+    _check_tools(options)
+
+
+def _check_tools(options: ClientOptions) -> None:
+    if len(options.tools) > MOST_TOOLS:
+        raise Invalid(f"there must be at most {MOST_TOOLS} tools, not {len(options.tools)}")
+    names = [each.name for each in options.tools]
+    for name in names:
+        if NAME.fullmatch(name) is None:
+            raise Invalid(f"the name of a tool must be 1 to 64 of A-Z a-z 0-9 _ -, not {name[:_SHOWN]!a}")
+        if name == FORMAT_TOOL:
+            raise Invalid(f"no tool can be named {FORMAT_TOOL}: by that one the agent gives its answer a form")
+    if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
+        raise Invalid(f"there are two tools named {twice}; each needs a name of its own")
+    for each in options.tools:
+        if each.json_schema.get("type", "object") != "object":
+            raise Invalid(f'the parameters of tool {each.name} must be those of an object: "type" must be "object"')
+    if options.must_call and options.must_call not in names:
+        raise Invalid(f"there is no tool named {options.must_call[:_SHOWN]!a} that the model could have to call")
+    if options.must_call == "" and not names:
+        raise Invalid("a model can have to call a tool only if there is one: send tools, or leave tool_choice out")
 
 
 def _check_format(form: AnswerFormat) -> None:

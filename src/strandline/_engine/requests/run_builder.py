@@ -287,7 +287,8 @@ class RunBuilder(Struct, eq=False):
         if metadata and len(encode(metadata)) > (most := self._options.max_metadata_bytes):
             raise Invalid(f"metadata must have at most {most} bytes as JSON (setting max_metadata_bytes)")
         client = None if request.client is None else to_builtins(request.client)
-        for name, value in (("metadata", request.metadata), ("input", request.input), ("response_format", client)):
+        parts = (("metadata", request.metadata), ("input", request.input), ("tools and response_format", client))
+        for name, value in parts:
             if _is_deeper(value, DEEPEST):
                 raise Invalid(
                     f"{name} must be nested at most {DEEPEST} levels deep; make it flatter, or send what is deep"

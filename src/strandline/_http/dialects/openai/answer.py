@@ -7,19 +7,21 @@ from strandline._history import answer_text, is_unusable
 from strandline._history.texts import ended_early
 from strandline._http import wire
 from strandline._http.dialects.endings import reason_of
-from strandline._http.dialects.openai.wire import ENDED, ErrorDetail, FinishReason, failed
+from strandline._http.dialects.openai.wire import ENDED, ErrorDetail, FinishReason, ToolCall, calls_in, failed
 from strandline._http.dialects.sent_text import BREAK
 from strandline._http.dialects.waiting import questions
 from strandline._model import InputRequest, Message, Outcome, RunId, RunStatus
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """The text of an answer. `question` is our own text, if the run waits for a person."""
+    """The text of an answer. `question` is our own text, if the run waits for a person; `calls` are those of tools of
+    the client."""
 
     text: str
     finish_reason: FinishReason
     question: str = ""
     reasoning: str | UnsetType = UNSET
+    calls: list[ToolCall] = []
 
     @property
     def content(self) -> str:
@@ -42,11 +44,14 @@ def answer_of(end: Outcome | RunFinished, run_id: RunId) -> Answer | NoAnswer:
         case RunStatus.SUCCEEDED:
             return _cut_off(end.message, "limit")
         case RunStatus.NEEDS_INPUT:
+            calls = calls_in(end.input_requests)
+            of_people = [each for each in end.input_requests if each.client_tool is not True]
             return Answer(
                 text=end.output,
-                finish_reason="stop",
-                question=question_of(end.input_requests),
+                finish_reason="tool_calls" if calls else "stop",
+                question=question_of(of_people) if of_people else "",
                 reasoning=reasoning_of(end.message),
+                calls=calls,
             )
     reason = reason_of(end)
     assert reason is not None

@@ -200,8 +200,10 @@ class Messages:
         self._hash = hashlib.sha256()
         """The hash of its discarded bytes."""
         self._last: list[ChatMessage] = []
+        self._last_bytes = 0
+        """The bytes of the messages to keep."""
         self._is_too_large = False
-        """Whether the message to keep is too large."""
+        """Whether they are too large."""
         self.before = 0
         """How many messages precede the kept one."""
         self._all = hashlib.sha256() if is_keyed else None
@@ -227,17 +229,27 @@ class Messages:
             self.earlier.add_unread()
         if self._all is not None:
             self._all.update(self._hash.digest() if message is None else fingerprint(bytes(self._coming)))
-        if message is None or message.role not in INSTRUCTIONS or not (self._last or self._is_too_large):
+        is_among_results = message is not None and (message.role == "tool" or message.role in INSTRUCTIONS)
+        if message is not None and is_among_results and self._last and self._last[0].role == "tool":
+            self._last.append(message)  # (all results of tools at the end count)
+            self._last_bytes += len(self._coming)
+            self._is_too_large = self._is_too_large or self._last_bytes > self._most
+        elif message is None or message.role not in INSTRUCTIONS or not (self._last or self._is_too_large):
             self._last = [] if message is None else [message]
+            self._last_bytes = len(self._coming)
             self._is_too_large = message is None
             self.before = self._count
         self._count += 1
         self._coming, self._is_dropped, self._hash = bytearray(), False, hashlib.sha256()
 
     def last(self) -> list[ChatMessage]:
-        """Return the last message that counts, if there is one; else any. Raises `BodyTooLarge`."""
+        """Return the last message that counts, if there is one, else any; or all results of tools at the end.
+
+        Raises `BodyTooLarge`.
+        """
         if self._is_too_large:
-            raise wire.too_large("the last message", self._most)
+            what = "the results of tools at the end" if len(self._last) > 1 else "the last message"
+            raise wire.too_large(what, self._most)
         return self._last
 
     def digest(self) -> bytes:

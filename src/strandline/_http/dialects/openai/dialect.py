@@ -6,6 +6,7 @@ a header (`X-Session-Id`, setting `session_header`), else by `metadata.session_i
 one is refused, because programs of this protocol know no sessions, and all their users would share one.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline._clock import Clock
+from strandline._encoding import encode
 from strandline._engine.requests import ListedMessages
 from strandline._engine.streams import Later
 from strandline._http import wire
@@ -44,10 +46,10 @@ from strandline._http.dialects.openai.wire import (
 )
 from strandline._http.dialects.waiting import Waiting
 from strandline._http.exchange.exchange import Accepted, Dialect, Frames
-from strandline._http.exchange.idempotency import KEY
-from strandline._http.exchange.run_request import RunRequest
+from strandline._http.exchange.idempotency import KEY, fingerprint
+from strandline._http.exchange.run_request import Responses, RunRequest
 from strandline._http.exchange.session_naming import SessionNaming
-from strandline._model import Outcome, RunStatus, SessionId, session_id
+from strandline._model import Input, Outcome, RunStatus, SessionId, session_id
 from strandline._settings import AppSettings
 from strandline.errors import Invalid, NotFound
 
@@ -97,22 +99,24 @@ class OpenAI(Dialect):
         return wire.answer(self._model)
 
     async def parse(self, request: Request) -> RunRequest:
-        """Read the last message of a conversation, or answers to input requests."""
+        """Read the last message of a conversation, or answers to input requests, as which results of tools count."""
         how = client_history(request, self._settings.client_history)
         received = await self._bodies.read(request, is_keyed=KEY in request.headers, lists=how != "ignore")
         body = received.body
         listed: ListedMessages | None = None
-        if how != "ignore" and body.responses is None and body.after is UNSET:
+        prompt = prompt_of(body, received.before)
+        if how != "ignore" and not isinstance(prompt, Responses) and body.after is UNSET:
             listed = ListedMessages(received.earlier, received.is_cut, how)
         metadata = {name: value for name, value in (body.metadata or {}).items() if name != "session_id"}
         return RunRequest(
-            input=prompt_of(body, received.before),
+            input=prompt,
             key=session_of(request, self._named(request, body)),
             options=replace(body, metadata=metadata),
             body=received.sent,
             as_events=bool(body.stream),
             listed=listed,
             client=client_options_of(body),
+            key_in_body=implied_key(prompt, received.sent) if body.responses is None else None,
         )
 
     async def answer(self, run: Accepted, end: Outcome | Later) -> Response:
@@ -122,7 +126,13 @@ class OpenAI(Dialect):
         answer = answer_of(end, run.ticket.run_id)
         if isinstance(answer, NoAnswer):
             return failure(answer.error, answer.status, {**run.replayed, **SEND_NO_MORE})
-        said = Said(content=answer.content, reasoning_content=answer.reasoning)
+        # (What a model says before it calls a tool is not of the form that the client reads.)
+        content = answer.question if answer.calls and _wants_form(run) else answer.content
+        said = Said(
+            content=content or (None if answer.calls else ""),
+            reasoning_content=answer.reasoning,
+            tool_calls=answer.calls or UNSET,
+        )
         completion = Completion(
             id=run.ticket.run_id,
             created=int(self._clock.now()),
@@ -146,7 +156,7 @@ class OpenAI(Dialect):
             waiting=Waiting(run.request.scope, run.ticket.key.session_id),
             later=_continues(run),
             went_back=went_back(run.ticket),
-            as_whole=run.run_request.client is not None and run.run_request.client.format is not None,
+            as_whole=_wants_form(run),
         )
         return chunks, run.replayed
 
@@ -174,6 +184,18 @@ class OpenAI(Dialect):
             "strandline": Extension(run.ticket.key.session_id, RunStatus.QUEUED, [], **went_back(run.ticket)),
         }
         return wire.answer({**body, "error": ErrorBody(error).error}, wire.ACCEPTED, headers)
+
+
+def implied_key(prompt: Input | Responses, sent: bytes) -> str | None:
+    """Return the key that stands for results of tools: a call has one result, so those who send it again repeat it."""
+    if not isinstance(prompt, Responses):
+        return None
+    return f"results-{hashlib.sha256(encode([prompt, fingerprint(sent).hex()])).hexdigest()}"
+
+
+def _wants_form(run: Accepted) -> bool:
+    client = run.run_request.client
+    return client is not None and client.format is not None
 
 
 def named_session(header: str, value: str | None, body: CompletionBody) -> SessionId | None:

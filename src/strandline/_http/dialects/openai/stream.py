@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from msgspec import to_builtins
+
 from strandline._encoding import encode
 from strandline._engine.events import Numbered, ReasoningDelta, RunFinished, RunPosition, RunQueued
 from strandline._http.dialects.openai.answer import NoAnswer, answer_of
@@ -89,9 +91,13 @@ class Chunks:
         answer = answer_of(end, self._run_id)
         if isinstance(answer, NoAnswer):
             return _event(ErrorBody(answer.error))
-        data = self._content(self._sent.end(answer.text))
+        text = "" if self._as_whole and answer.calls else answer.text
+        data = self._content(self._sent.end(text)) if text else b""
         if answer.question:
-            data += self._content(BREAK + answer.question if answer.text else answer.question)
+            data += self._content(BREAK + answer.question if text else answer.question)
+        if answer.calls:
+            calls = [{"index": index, **to_builtins(each)} for index, each in enumerate(answer.calls)]
+            data += self._chunk({"tool_calls": calls})
         extension = Extension(self._session_id, end.status, end.input_requests, **self._went_back)
         data += self._chunk({}, answer.finish_reason, strandline=extension)
         if self._with_usage and (usage := tokens(end.usage)):

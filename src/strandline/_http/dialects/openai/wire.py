@@ -17,7 +17,7 @@ from starlette.responses import Response
 from strandline._encoding import encode
 from strandline._http import wire
 from strandline._http.dialects.client_history import INSTRUCTIONS
-from strandline._http.dialects.openai.client_options import format_of
+from strandline._http.dialects.openai.client_options import chosen, format_of, tools_of
 from strandline._http.exchange.run_request import Response as Answered
 from strandline._http.exchange.run_request import Responses, RunOptions
 from strandline._http.routes.runs import AgentStateThen, EffectBody
@@ -32,7 +32,7 @@ _DATA_URL: Final = re.compile(r"data:image/(png|jpeg|jpg|gif|webp);base64,(.*)",
 _Metadata = Annotated[
     dict[str, Any] | None, Meta(description="Stored with the run, except `session_id`, which names the session")
 ]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
 
 
@@ -44,6 +44,7 @@ class ChatMessage(Struct, frozen=True):
 
     role: str
     content: str | list[dict[str, Any]] | None = None
+    tool_call_id: Annotated[str | None, Meta(description="With role `tool`: the call whose result this is")] = None
 
 
 class StreamOptions(Struct, frozen=True):
@@ -58,12 +59,14 @@ class CompletionBody(RunOptions, frozen=True, kw_only=True):
     messages: Annotated[
         list[ChatMessage],
         Meta(
-            description="The last one must be the user's and is the input; the server has the others",
+            description="The last one must be the user's and is the input, or the last ones are the results of the"
+            " client's tools that the run before has called; the server has the others",
             examples=[[{"role": "user", "content": "Hello"}]],
         ),
     ]
     responses: Annotated[
-        list[Answered] | None, Meta(description="Answers to input requests; `messages` must be empty")
+        list[Answered] | None,
+        Meta(description="Answers to input requests; `messages` must be empty, or end with results of tools"),
     ] = None
     model: Annotated[str | None, Meta(description="Any name; there is one agent")] = None
     stream: bool | None = None
@@ -71,7 +74,11 @@ class CompletionBody(RunOptions, frozen=True, kw_only=True):
     user: Annotated[str | None, Meta(description="The session, if neither the header nor `metadata` names one")] = None
     metadata: _Metadata = None
     n: float | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Annotated[
+        list[dict[str, Any]] | None, Meta(description="Functions that the client executes, beside the agent's tools")
+    ] = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     functions: list[dict[str, Any]] | None = None
     logprobs: bool | None = None
     response_format: Annotated[
@@ -84,10 +91,13 @@ class CompletionBody(RunOptions, frozen=True, kw_only=True):
 def prompt_of(body: CompletionBody, before: int = 0) -> Input | Responses:
     """Return the input; `before` earlier messages were discarded. Raises `Invalid`."""
     _refuse_what_is_not_there(body)
+    results = _results_of(body.messages, before)
     if body.responses is not None:
-        if body.messages:
+        if body.messages and not results:
             raise Invalid("messages and responses do not go together: answer first, then send a message")
-        return Responses(body.responses)
+        return Responses([*body.responses, *results])
+    if results:
+        return Responses(results)
     said = [number for number, each in enumerate(body.messages) if each.role not in INSTRUCTIONS]
     if not said or body.messages[said[-1]].role != "user":
         raise Invalid(f"The last message must be the user's - at `$.messages`. {READS}")
@@ -99,24 +109,52 @@ def prompt_of(body: CompletionBody, before: int = 0) -> Input | Responses:
     return [_block(part, f"{there}[{number}]") for number, part in enumerate(content)]
 
 
+def _results_of(messages: list[ChatMessage], before: int) -> list[Answered]:
+    """Return the results of tools with which a conversation ends. Raises `Invalid`."""
+    results: list[Answered] = []
+    for number in range(len(messages) - 1, -1, -1):
+        message, there = messages[number], f"$.messages[{before + number}]"
+        if message.role in INSTRUCTIONS:
+            continue
+        if message.role != "tool":
+            break
+        if not message.tool_call_id:
+            raise Invalid(f"The result of a tool needs the id of its call - at `{there}.tool_call_id`")
+        results.append(Answered(message.tool_call_id, _text_of(message, there)))
+    return results[::-1]
+
+
+def _text_of(result: ChatMessage, there: str) -> str:
+    if not isinstance(result.content, list):
+        return result.content or ""
+    texts = [part.get("text") for part in result.content if part.get("type") == "text"]
+    if len(texts) < len(result.content) or not all(isinstance(each, str) for each in texts):
+        raise Invalid(f"The result of a tool must be a text, or parts of type text - at `{there}.content`")
+    return "".join(map(str, texts))
+
+
 def client_options_of(body: CompletionBody) -> ClientOptions | None:
     """Return what the client wants of the agent. Raises `Invalid`."""
     form = format_of(body.response_format, "$.response_format")
-    return None if form is None else ClientOptions(format=form)
+    if form is None and not body.tools and body.tool_choice in (None, "auto", "none"):
+        return None
+    tools, must_call = chosen(tools_of(body.tools), body.tool_choice)
+    parallel = body.parallel_tool_calls is not False
+    return ClientOptions(format=form, tools=tools, must_call=must_call, parallel=parallel)
 
 
 def _refuse_what_is_not_there(body: CompletionBody) -> None:
     """Raise `Invalid` for options that change the format of the answer. Others, such as temperature, are ignored."""
     unsupported = {
         "n": body.n not in (None, 1),
-        "tools": bool(body.tools),
         "functions": bool(body.functions),
         "logprobs": bool(body.logprobs),
         "modalities": any(each != "text" for each in body.modalities or ()),
     }
     for name, is_set in unsupported.items():
         if is_set:
-            raise Invalid(f"The agent gives one text answer and uses its own tools; leave this out - at `$.{name}`")
+            hint = "send `tools`" if name == "functions" else "the agent gives one answer, of text"
+            raise Invalid(f"Leave this out: {hint} - at `$.{name}`")
 
 
 def _block(part: dict[str, Any], there: str) -> Block:
@@ -176,13 +214,29 @@ class Extension(Struct, frozen=True):
     agent_state: AgentStateThen | UnsetType = UNSET
 
 
+class CalledFunction(Struct, frozen=True, kw_only=True):
+    """What is called; `arguments` are JSON, as the model gave them."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Struct, frozen=True, kw_only=True):
+    """A call of a tool of the client's; `id` is that of the input request that it is."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class Said(Struct, frozen=True, kw_only=True):
-    """The answer."""
+    """The answer; `content` is null if it only calls tools."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
     reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class Choice(Struct, frozen=True, kw_only=True):
@@ -220,6 +274,20 @@ class Models(Struct, frozen=True, kw_only=True):
 
     object: Literal["list"] = "list"
     data: list[Model]
+
+
+def calls_in(requests: list[InputRequest]) -> list[ToolCall]:
+    """Return the calls of the client's tools among input requests."""
+    return [
+        ToolCall(
+            id=each.id,
+            function=CalledFunction(
+                name=each.name, arguments=encode({} if each.reason is None else each.reason).decode()
+            ),
+        )
+        for each in requests
+        if each.client_tool is True
+    ]
 
 
 def tokens(usage: dict[str, int] | None) -> Tokens | UnsetType:
