@@ -2,8 +2,9 @@
 
 No run is given so little time that it fails or not as the machine is busy: AgentCore's clients get 500 for that.
 
-What a document allows has to be accepted. Fifteen rules are about values that no schema can compare, so that a request
-which is otherwise as the document allows is made to keep them, and all else of it stays as it is: see `before_call`.
+What a document allows has to be accepted. Seventeen rules are about values that no schema can compare, so that a
+request which is otherwise as the document allows is made to keep them, and all else of it stays as it is: see
+`before_call`.
 """
 
 import contextlib
@@ -46,6 +47,12 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         case.headers = {**case.headers, "Range": "bytes=0-"}  # (a part has to be within the file)
     if is_valid and "If-Match" in (case.headers or {}):
         case.headers = {**case.headers, "If-Match": "*"}  # (an ETag has to be that of the run, should it still wait)
+    if (
+        is_valid
+        and case.path == "/v1/responses/{response_id}"
+        and (case.query or {}).get("stream") not in (True, "true")
+    ):
+        case.query = {name: value for name, value in (case.query or {}).items() if name != "starting_after"}
     if not isinstance(case.body, dict):
         return
     _give_time(case.body)
@@ -155,8 +162,10 @@ def _end_with_a_question(body: dict[str, Any]) -> None:
 
 def _end_with_a_message(case: Any) -> None:
     """All items are messages of the user's, the conversation has an id, and only one of three names it; the response
-    before has to exist."""
+    before has to exist. Nothing asks for another kind of answer than the agent's."""
     body = case.body
+    for name in ("tools", "text", "prompt", "top_logprobs", "store"):
+        body.pop(name, None)
     if isinstance(body.get("input"), list):
         body["input"] = "Hello"
     body.pop("previous_response_id", None)
