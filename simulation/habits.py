@@ -27,7 +27,7 @@ MOST_EDITS: Final = 100
 COLLECTS: Final = 0.25
 """The share of all worlds in which people send short messages, which are to be collected."""
 CHANGES: Final = 0.25
-"""The share of all worlds in which people change what they have asked for while it waits."""
+"""The share of all worlds in which people edit a message while it waits."""
 FORKS: Final = 0.25
 """The share of all worlds in which people have another session begin with the history of one."""
 MOST_FORKS: Final = 8

@@ -33,7 +33,7 @@ def show(session: Session, url: Url = None, key_file: KeyFile = None, as_json: J
 
     Example: strandline sessions show ada
     """
-    _print(_asked(session, url, key_file, lambda server, name: server.session(name)), as_json=as_json)
+    _print(_requested(session, url, key_file, lambda server, name: server.session(name)), as_json=as_json)
 
 
 def change(
@@ -86,7 +86,7 @@ def change(
     if not clear and not named:
         say.fail("say what to change: --if-busy, --priority, ..., --option, --unset or --clear")
     options = None if clear else dict(named)
-    found = _asked(session, url, key_file, lambda server, name: server.set_options(name, options))
+    found = _requested(session, url, key_file, lambda server, name: server.set_options(name, options))
     _print(found, as_json=as_json)
 
 
@@ -95,11 +95,11 @@ def delete(session: Session, url: Url = None, key_file: KeyFile = None) -> None:
 
     Example: strandline sessions delete ada
     """
-    _asked(session, url, key_file, lambda server, name: server.delete_session(name))
+    _requested(session, url, key_file, lambda server, name: server.delete_session(name))
     say.out().print(f"Session {session} is deleted.", markup=False, soft_wrap=True)
 
 
-def _asked(
+def _requested(
     session: str, url: Url, key_file: KeyFile, ask: "Callable[[RemoteServer, str], dict[str, Any]]"
 ) -> dict[str, Any]:
     from strandline._remote.server import TooLate, UnknownId
