@@ -68,7 +68,7 @@ BREAKAGES: dict[str, tuple[Break, int, str]] = {
     "a schedule that a crash forgets": (forget_in_a_crash, 1074, "has no run for second"),
     "a run that is not skipped": (fire_whatever_has_not_ended, 1173, "of its schedule had not ended"),
     "a run that is not replaced": (fire_whatever_has_not_ended, 1103, "was to be replaced by"),
-    "times that were missed and are merged": (merge_all_that_was_missed, 1150, "has no run for second"),
+    "times that were missed and are merged": (merge_all_that_was_missed, 1365, "has no run for second"),
 }
 """Each with the seed at which the search begins: the first that shows it, which saves playing the others."""
 
