@@ -118,6 +118,7 @@ def filled(path: str, **values: str) -> str:
         "file_id": FILE,
         "webhook_id": "e_1",
         "response_id": "resp_run_1",
+        "conversation_id": "s",
         "model": "strandline",
     } | values
     return re.sub(r"\{(\w+)\}", lambda found: names[found[1]], path)
