@@ -75,7 +75,7 @@ def text_of(value: Any) -> str:
         case bool():
             return "yes" if value else "no"
         case list():
-            return ", ".join(map(str, value))
+            return ", ".join(map(text_of, value))
         case float():
             return f"{value:.15g}"
         case _:
