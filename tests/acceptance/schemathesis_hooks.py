@@ -2,7 +2,7 @@
 
 No run is given so little time that it fails or not as the machine is busy: AgentCore's clients get 500 for that.
 
-What a document allows has to be accepted. Seventeen rules are about values that no schema can compare, so that a
+What a document allows has to be accepted. Eighteen rules are about values that no schema can compare, so that a
 request which is otherwise as the document allows is made to keep them, and all else of it stays as it is: see
 `before_call`.
 """
@@ -80,6 +80,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         _replace_both_policies(options)
     if case.path == "/v1/chat/completions":
         _end_with_a_question(case.body)
+        _bring_no_tools(case.body)
         _name_a_session(case)
     if case.path == "/v1/responses":
         _end_with_a_message(case)
@@ -174,6 +175,12 @@ def _end_with_a_message(case: Any) -> None:
         body.pop("conversation", None)
     if body.get("conversation") is not None:
         case.headers = {name: value for name, value in (case.headers or {}).items() if name != SESSION}
+
+
+def _bring_no_tools(body: dict[str, Any]) -> None:
+    """A tool has a name that providers take and a schema that is one, and a choice names one of them."""
+    for name in ("tools", "tool_choice"):
+        body.pop(name, None)
 
 
 def _end_with_a_user(body: dict[str, Any]) -> None:
