@@ -672,7 +672,7 @@ BEGIN = {
     "a cancel that does not win": 1117,
     "a cancel that a crash forgets": 1117,
     "a busy session that refuses nobody": 1058,
-    "a session that is forgotten while it asks": 2160,
+    "a session that is forgotten while it asks": 270,
     "a session that is forgotten in a pause": 1473,
     "a session that is never forgotten": 1469,
 }
