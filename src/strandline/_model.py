@@ -533,8 +533,9 @@ RUN_OPTIONS: Final = frozenset(RunDefaults.__struct_fields__)
 NO_DEFAULTS: Final = RunDefaults()
 
 
-OF_CLIENT: Final = "client_options"
-"""The key of a run's `ClientOptions`: in its stored metadata, which no caller sees, and in its question's state."""
+OF_CLIENT: Final = "$client_options"
+"""The key of a run's `ClientOptions`: in its stored metadata, which no caller sees, and in its question's state.
+Callers' own names hardly begin so."""
 FORMAT_TOOL: Final = "structured_answer"
 """The tool by which a model gives an answer in the form that a client wants. It does nothing else."""
 

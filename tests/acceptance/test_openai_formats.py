@@ -154,10 +154,17 @@ def test_a_form_is_no_metadata_and_stays_with_a_run_that_is_made_again(server: S
         server, **asked('call [["add", {"a": 1, "b": 2}]]', "again", response_format=SAID, metadata={"colour": "blue"})
     )
     assert server.run(said["id"])["metadata"] == {"colour": "blue"}
-    body = {"metadata": {"colour": "red", "client_options": {"format": {"json_schema": {}}}}}
+    body = {"metadata": {"colour": "red", "$client_options": {"format": {"json_schema": {}}}}}
     again = server.client.post(f"/v1/runs/{said['id']}/again", json=body, headers={"Prefer": "wait=60"})
     assert again.json()["metadata"] == {"colour": "red"}
     assert json.loads(again.json()["output"]) == {"said": 'got [["add", "3"]]'}
+
+
+def test_a_form_cannot_be_a_default_of_a_session(server: Server) -> None:
+    options = {"metadata": {"$client_options": {"format": {"json_schema": {}}}}}
+    refused = server.client.patch("/v1/sessions/defaults", json={"options": options})
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid")
+    assert "leave it out" in refused.json()["detail"]
 
 
 def test_a_function_cannot_give_an_answer_a_form(tmp_path: Path) -> None:

@@ -404,6 +404,31 @@ def test_results_go_to_the_callers_own_session(tmp_path: Path) -> None:
         assert content(send(server, results(asked, "sun"), "mine", headers=ada)) == 'got [["weather", "sun"]]'
 
 
+def test_what_a_client_wanted_is_gone_with_its_last_answer(server: Server) -> None:
+    """The agent stays in memory, and the next message has no tools and no form of its own."""
+    form = {"type": "json_schema", "json_schema": {"name": "f", "schema": {"type": "object"}}}
+    asked = send(server, CALL, "gone", response_format=form)
+    assert json.loads(content(send(server, results(asked, "sunny"), "gone", tools=None))) == {
+        "said": 'got [["weather", "sunny"]]'
+    }
+    plain = server.client.post("/chat", json={"session_id": "gone", "message": "tools"}).json()
+    shown_ = json.loads(plain["response"])
+    assert (shown_["tools"].keys(), shown_["choice"]) == (OWN, None)
+
+
+def test_other_results_for_a_call_of_the_same_id_are_another_request(tmp_path: Path) -> None:
+    """In a long body, too, of which only the last messages are kept."""
+    with serving(WANTED, "--max-body-bytes", "20000", folder=tmp_path) as server:
+        earlier = [{"role": "user", "content": "z" * 30_000}]
+        asked = send(server, CALL, "first")
+        told = results(asked, "sunny")
+        said = send(server, [*earlier, *told], "first")
+        assert content(said) == 'got [["weather", "sunny"]]'
+        assert send(server, [*earlier, *told], "first").json()["id"] == said.json()["id"]
+        longer = [{"role": "user", "content": "another conversation"}, *earlier, *told]
+        failed(send(server, longer, "first"), 409, "already_answered")
+
+
 def test_a_run_that_is_made_again_has_its_tools(server: Server) -> None:
     asked = send(server, CALL, "again")
     again = server.client.post(

@@ -189,7 +189,7 @@ def test_what_resumes_follows_the_settings() -> None:
 
 def test_a_tool_of_the_client_is_not_executed_here_and_so_is_called_again() -> None:
     progress, options = Progress(messages=[HELLO, ASKING], results={}), Options()
-    stored = {"client_options": {"tools": [{"name": "pay"}]}}
+    stored = {"$client_options": {"tools": [{"name": "pay"}]}}
     for run, done in (
         (replace(claim().run, metadata=stored), progress),
         (claim().run, replace(progress, question_state=stored)),
@@ -197,3 +197,14 @@ def test_a_tool_of_the_client_is_not_executed_here_and_so_is_called_again() -> N
         again = resume_point_of(run, done, options)
         assert again is not None
         assert again.to_restart == frozenset({"a"})
+
+
+def test_the_tool_that_gives_an_answer_a_form_is_called_again_only_where_a_form_is_wanted() -> None:
+    call = {"toolUseId": "a", "name": "structured_answer", "input": {}}
+    asking: Message = {"role": "assistant", "content": [{"toolUse": call}]}
+    progress, options = Progress(messages=[HELLO, asking], results={}), Options()
+    stored: dict[str, Any] = {"$client_options": {"format": {"json_schema": {}}}}
+    assert resume_point_of(claim().run, progress, options) is None
+    again = resume_point_of(replace(claim().run, metadata=stored), progress, options)
+    assert again is not None
+    assert again.to_restart == frozenset({"a"})

@@ -101,21 +101,21 @@ class Client:
         piece = self.pieces.pop(0)
         return {"type": "http.request", "body": piece, "more_body": bool(self.pieces) or self._leaves}
 
-    def read(self, *, most: int = MOST, chat: int = CHAT, is_keyed: bool = False) -> Received:
-        return asyncio.run(self.reading(most=most, chat=chat, is_keyed=is_keyed))
+    def read(self, *, most: int = MOST, chat: int = CHAT) -> Received:
+        return asyncio.run(self.reading(most=most, chat=chat))
 
-    async def reading(self, *, most: int = MOST, chat: int = CHAT, is_keyed: bool = False) -> Received:
+    async def reading(self, *, most: int = MOST, chat: int = CHAT) -> Received:
         request = Request({"type": "http", "headers": self._headers}, self.receive)
         reader = BodyReader(max_body_bytes=most, max_chat_body_bytes=chat)
-        return await reader.read(request, is_keyed=is_keyed)
+        return await reader.read(request)
 
 
 def whole(text: bytes) -> Received:
     return Client([text]).read(most=100_000, chat=100_000)
 
 
-def long(pieces: Sequence[bytes], *, is_keyed: bool = False) -> Received:
-    body = LongBody(MOST * 10, is_keyed=is_keyed)
+def long(pieces: Sequence[bytes]) -> Received:
+    body = LongBody(MOST * 10)
     for piece in pieces:
         body.feed(piece)
     return body.end()
@@ -259,7 +259,7 @@ def test_between_two_pieces_of_whichever_bodies_all_others_have_a_turn() -> None
         text = chat({"role": "user", "content": "x" * size * PIECE_BYTES}, LAST)
         requests = [Request({"type": "http", "headers": HEADERS}, Client([text]).receive) for _ in range(bodies)]
         async with asyncio.TaskGroup() as tasks:
-            reading = [tasks.create_task(reader.read(each, is_keyed=False)) for each in requests]
+            reading = [tasks.create_task(reader.read(each)) for each in requests]
             while not all(each.done() for each in reading):
                 count += 1
                 await asyncio.sleep(0)
@@ -277,7 +277,7 @@ def test_a_long_body_that_is_sent_again_is_known_whatever_the_order_of_its_keys_
 
     def of(*said: Any, indent: int | None = None, **more: Any) -> bytes:
         text = json.dumps({"messages": said, **more}, indent=indent).encode()
-        received = Client(cut(text, 77)).read(most=5 * MOST // 2, chat=CHAT, is_keyed=True)
+        received = Client(cut(text, 77)).read(most=5 * MOST // 2, chat=CHAT)
         assert len(text) > 5 * MOST // 2, "not long"
         return fingerprint(received.sent)
 
@@ -297,7 +297,7 @@ def test_a_long_body_that_is_sent_again_is_known_whatever_the_order_of_its_keys_
 def test_an_early_message_that_is_too_large_to_be_kept_counts_as_it_was_sent() -> None:
     def of(text: str, size: int) -> bytes:
         pieces = cut(chat({"role": "user", "content": text}, LAST), size)
-        return fingerprint(Client(pieces).read(is_keyed=True).sent)
+        return fingerprint(Client(pieces).read().sent)
 
     first = of("x" * 3 * MOST, 100)
     assert of("x" * 3 * MOST, 7) == first
@@ -307,4 +307,4 @@ def test_an_early_message_that_is_too_large_to_be_kept_counts_as_it_was_sent() -
 
 def test_a_body_within_its_bound_is_known_as_it_was_before() -> None:
     text = chat(LAST)
-    assert Client(cut(text, 10)).read(is_keyed=True).sent == text
+    assert Client(cut(text, 10)).read().sent == text

@@ -231,7 +231,7 @@ class StrandsAgent:
         if not isinstance(ending, Succeeded | NeedsInput):
             return Finished(ending=ending, usage=usage)
         window, keep, closed = self._window_after(attempt, ending)
-        self._carried = False
+        self._carried, self._inherited = False, None
         state = self._changed_state()
         return Finished(ending=ending, usage=usage, window=window, state=state, keep=keep, closed=closed)
 

@@ -6,10 +6,9 @@ from typing import Final, assert_never
 
 from strandline._agents.port import Finished
 from strandline._engine.options import Options
-from strandline._engine.requests import client_tools_in
+from strandline._engine.requests import tools_without_effect_in
 from strandline._history import Progress, answer_text, close, close_answer, prompt_message, resume_point, took_too_long
 from strandline._model import (
-    FORMAT_TOOL,
     Cancelled,
     Claim,
     Completion,
@@ -123,11 +122,8 @@ def timed_out(run: Run, meanwhile: str = "") -> Failed:
 
 
 def resume_point_of(run: Run, checkpoint: Progress, options: Options) -> Progress | None:
-    """Return what another attempt of a run resumes from; None if it cannot resume, as one of its tools may have run.
-
-    The tool that gives an answer a form does nothing else; those of a client are not executed here.
-    """
-    harmless = [*options.idempotent_tools, FORMAT_TOOL, *client_tools_in(run.metadata)]
+    """Return what another attempt of a run resumes from; None if it cannot resume, as one of its tools may have run."""
+    harmless = [*options.idempotent_tools, *tools_without_effect_in(run.metadata)]
     if checkpoint.question_state is not None:
-        harmless += client_tools_in(checkpoint.question_state)
+        harmless += tools_without_effect_in(checkpoint.question_state)
     return resume_point(checkpoint, unknown_tool=options.unknown_tool, idempotent_tools=harmless)

@@ -9,7 +9,7 @@ from strandline._engine.requests.checked_tools import CheckedTool, ToolOutcome, 
 from strandline._engine.requests.client_list import Continues, Differs, GoesBack, ListedMessages, place_in
 from strandline._engine.requests.client_options import (
     client_options_in,
-    client_tools_in,
+    tools_without_effect_in,
     with_client_options,
     without_client_options,
 )
@@ -61,7 +61,7 @@ __all__ = [
     "check_webhook",
     "checked_priority",
     "client_options_in",
-    "client_tools_in",
+    "tools_without_effect_in",
     "fingerprint_of",
     "is_storable",
     "kept_of",

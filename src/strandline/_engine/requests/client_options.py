@@ -32,10 +32,15 @@ def client_options_in(metadata: dict[str, Any]) -> ClientOptions | None:
         raise Invalid(f"metadata.{OF_CLIENT} is the server's own; leave it out ({error})") from None
 
 
-def client_tools_in(stored: dict[str, Any]) -> list[str]:
-    """Return the names of the client's tools in the metadata of a run, or in the state of its question."""
+def tools_without_effect_in(stored: dict[str, Any]) -> list[str]:
+    """Return the tools that a client's options give the agent, by the metadata of a run or the state of its question.
+
+    The one that gives an answer a form does nothing else; those of the client are not executed here.
+    """
     options = client_options_in(stored)
-    return [] if options is None else [each.name for each in options.tools]
+    if options is None:
+        return []
+    return [each.name for each in options.tools] + ([FORMAT_TOOL] if options.format is not None else [])
 
 
 def with_client_options(metadata: dict[str, Any], options: ClientOptions | None) -> dict[str, Any]:

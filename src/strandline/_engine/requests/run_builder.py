@@ -26,6 +26,7 @@ from strandline._model import (
     LEAST_COLLECTED,
     LOWEST_PRIORITY,
     MOST_COLLECTED,
+    OF_CLIENT,
     RUN_OPTIONS,
     Carrier,
     ClientOptions,
@@ -224,6 +225,8 @@ class RunBuilder(Struct, eq=False):
 
     def check_defaults(self, key: SessionKey, options: RunDefaults) -> None:
         """Check the default options of a session as those of a request. Raises `Invalid`."""
+        if OF_CLIENT in (options.metadata or {}):  # (each run would have it, whatever its client wants)
+            raise Invalid(f"metadata.{OF_CLIENT} is the server's own; leave it out")
         self.build(
             Request(
                 key=key,

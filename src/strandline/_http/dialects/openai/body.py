@@ -58,9 +58,8 @@ class BodyReader:
         self._turn = asyncio.Lock()
         """Held while a piece of any long body is scanned, and until all other requests have had a turn."""
 
-    async def read(self, request: Request, *, is_keyed: bool, lists: bool = False) -> Received:
-        """Return the request; `is_keyed`: it has an idempotency key, so it may be repeated. `lists`: with what its
-        earlier messages say.
+    async def read(self, request: Request, *, lists: bool = False) -> Received:
+        """Return the request; `lists`: with what its earlier messages say.
 
         Raises `BodyTooLarge`, `NotJson`, `Malformed`, `Invalid`, and `ClientDisconnect` if the client disconnects.
         """
@@ -73,7 +72,7 @@ class BodyReader:
             received = Received(*wire.as_json(request, b"".join(pieces), _decode, READS))
             return _with_earlier(received) if lists else received
         wire.must_be_json(request)
-        long = LongBody(admitted(request, self._max_body_bytes), is_keyed=is_keyed, lists=lists)
+        long = LongBody(admitted(request, self._max_body_bytes), lists=lists)
         came = size
         while True:
             _bound(came, most_bytes)
@@ -111,9 +110,8 @@ class _Part(Enum):
 class LongBody:
     """A body that arrives in pieces, reduced to what counts."""
 
-    def __init__(self, most: int, *, is_keyed: bool, lists: bool = False) -> None:
+    def __init__(self, most: int, *, lists: bool = False) -> None:
         self._most = most
-        self._is_keyed = is_keyed
         self._lists = lists
         self._scanner = JsonScanner()
         self._part = _Part.REST
@@ -125,7 +123,7 @@ class LongBody:
         """Whether that key is `messages`."""
         self._messages_at = 0
         """Where they were."""
-        self._messages = Messages(most, is_keyed=is_keyed, lists=lists)
+        self._messages = Messages(most, lists=lists)
 
     def feed(self, piece: bytes) -> None:
         """Process the next piece. Raises `BodyTooLarge`, `Malformed`, `Invalid`."""
@@ -154,8 +152,7 @@ class LongBody:
         except NotJson as error:
             raise _malformed(error) from None
         body = wire.decoded(bytes(self._rest), _decode, READS)
-        if self._is_keyed:
-            self._rest[self._messages_at : self._messages_at] = b'"%b"' % self._messages.digest()
+        self._rest[self._messages_at : self._messages_at] = b'"%b"' % self._messages.digest()
         received = Received(replace(body, messages=self._messages.last()), bytes(self._rest), self._messages.before)
         return received if (earlier := self._messages.earlier) is None else _beside(earlier, received)
 
@@ -167,7 +164,7 @@ class LongBody:
         end = mark.at + begins
         self._take(piece[done:end])
         if begins:
-            self._messages = Messages(self._most, is_keyed=self._is_keyed, lists=self._lists)
+            self._messages = Messages(self._most, lists=self._lists)
             self._messages_at = len(self._rest)
             self._part = _Part.BETWEEN
         elif mark.event is Event.KEY_BEGINS:
@@ -188,7 +185,7 @@ class LongBody:
 class Messages:
     """The messages of a body, one after another: only the last one that counts is kept."""
 
-    def __init__(self, most: int, *, is_keyed: bool, lists: bool = False) -> None:
+    def __init__(self, most: int, *, lists: bool = False) -> None:
         self._most = most
         self.earlier = Earlier() if lists else None
         """What they say, if that is compared."""
@@ -206,15 +203,14 @@ class Messages:
         """Whether they are too large."""
         self.before = 0
         """How many messages precede the kept one."""
-        self._all = hashlib.sha256() if is_keyed else None
+        self._all = hashlib.sha256()
 
     def take(self, data: bytes) -> None:
         """Process a part of a message."""
         self._coming += data
         if self._is_dropped or len(self._coming) > self._most:
             self._is_dropped = True
-            if self._all is not None:
-                self._hash.update(self._coming)
+            self._hash.update(self._coming)
             self._coming = bytearray()
 
     def end_one(self) -> None:
@@ -227,8 +223,7 @@ class Messages:
             self.earlier.add(message.role, message.content)
         elif self.earlier is not None:
             self.earlier.add_unread()
-        if self._all is not None:
-            self._all.update(self._hash.digest() if message is None else fingerprint(bytes(self._coming)))
+        self._all.update(self._hash.digest() if message is None else fingerprint(bytes(self._coming)))
         is_among_results = message is not None and (message.role == "tool" or message.role in INSTRUCTIONS)
         if message is not None and is_among_results and self._last and self._last[0].role == "tool":
             self._last.append(message)  # (all results of tools at the end count)
@@ -254,7 +249,7 @@ class Messages:
 
     def digest(self) -> bytes:
         """Return a digest of all messages, as hex digits."""
-        return b"" if self._all is None else self._all.hexdigest().encode()
+        return self._all.hexdigest().encode()
 
     def _read(self) -> ChatMessage:
         try:

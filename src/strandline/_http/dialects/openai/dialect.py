@@ -46,7 +46,7 @@ from strandline._http.dialects.openai.wire import (
 )
 from strandline._http.dialects.waiting import Waiting
 from strandline._http.exchange.exchange import Accepted, Dialect, Frames
-from strandline._http.exchange.idempotency import KEY, fingerprint
+from strandline._http.exchange.idempotency import fingerprint
 from strandline._http.exchange.run_request import Responses, RunRequest
 from strandline._http.exchange.session_naming import SessionNaming
 from strandline._model import Input, Outcome, RunStatus, SessionId, session_id
@@ -101,7 +101,7 @@ class OpenAI(Dialect):
     async def parse(self, request: Request) -> RunRequest:
         """Read the last message of a conversation, or answers to input requests, as which results of tools count."""
         how = client_history(request, self._settings.client_history)
-        received = await self._bodies.read(request, is_keyed=KEY in request.headers, lists=how != "ignore")
+        received = await self._bodies.read(request, lists=how != "ignore")
         body = received.body
         listed: ListedMessages | None = None
         prompt = prompt_of(body, received.before)
