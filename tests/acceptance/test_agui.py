@@ -469,6 +469,20 @@ HOSTILE: Final[dict[str, tuple[bytes | dict[str, Any], int, str]]] = {
         422,
         "invalid",
     ),
+    "content that is not base64": (
+        body("x")
+        | {
+            "messages": [
+                {
+                    "id": "m",
+                    "role": "user",
+                    "content": [{"type": "image", "source": {"type": "data", "mimeType": "image/png", "value": "é"}}],
+                }
+            ]
+        },
+        422,
+        "invalid",
+    ),
     "tools": (body("x", tools=[{"name": "work", "description": "d"}]), 422, "invalid"),
     "properties that are none": (body("x", forwardedProps=7), 422, "invalid"),
     "an unknown policy": (body("x", forwardedProps={"strandline": {"if_busy": "explode"}}), 422, "invalid"),

@@ -493,7 +493,8 @@ def test_answers_name_what_they_answer_and_stand_alone(server: Server, client: O
     error(raw(server, input=[wrong], previous_response_id=said.id), 400, "invalid")
     nothing = {**output, "output": "null"}
     error(raw(server, input=[nothing], previous_response_id=said.id), 400, "invalid")
-    assert raw(server, input=[output], previous_response_id=said.id).json()["status"] == "completed"
+    deep = {**output, "output": "[" * 100_000}
+    assert raw(server, input=[deep], previous_response_id=said.id).json()["status"] == "completed"
 
 
 # -- the same request again ---------------------------------------------------------------------------
@@ -510,6 +511,22 @@ def test_a_request_that_is_sent_again_under_its_key_is_the_same_response(server:
     assert reused.value.code == "key_reused"
 
 
+def test_a_response_in_the_background_that_is_sent_again_is_what_has_become_of_it(
+    client: OpenAI, at: Checkpoints
+) -> None:
+    sent: Any = {"model": "any", "input": "k2 a", "background": True, "extra_headers": {"Idempotency-Key": "k2"}}
+    at.hold("k2 model 0")
+    first = client.responses.create(**sent)
+    at.reached("k2 model 0")
+    executing = client.responses.with_raw_response.create(**sent)
+    assert (executing.http_response.status_code, executing.parse().status) == (202, "in_progress")
+    at.release()
+    until(lambda: client.responses.retrieve(first.id).status == "completed", "it has ended")
+    ended = client.responses.with_raw_response.create(**sent)
+    assert (ended.http_response.status_code, ended.headers["idempotency-replayed"]) == (200, "true")
+    assert ended.parse() == client.responses.retrieve(first.id)
+
+
 # -- errors -------------------------------------------------------------------------------------------
 
 
@@ -523,9 +540,12 @@ def test_a_request_that_is_sent_again_under_its_key_is_the_same_response(server:
         {"store": False},
         {"input": []},
         {"input": [{"role": "assistant", "content": "x"}]},
+        {"input": [{"role": [], "content": "x"}]},
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,é"}]}]},
+        {"input": [{"role": "user", "content": [{"type": "input_file", "file_data": "data:text/plain;base64,é"}]}]},
         {"conversation": "a b"},
     ],
-    ids=lambda refused: next(iter(refused)),
+    ids=repr,
 )
 def test_what_cannot_be_done_is_refused_in_openais_form(server: Server, refused: dict[str, Any]) -> None:
     param = error(raw(server, **refused), 400, "invalid")["param"]

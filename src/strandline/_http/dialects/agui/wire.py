@@ -5,7 +5,6 @@ Source: the schema of AG-UI 1.0, with its packages `ag-ui-protocol` and `@ag-ui/
 """
 
 import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
@@ -134,7 +133,7 @@ def _media(kind: str, data: str, part: dict[str, Any], there: str) -> Block:
         raise Invalid(f"The type must be one of {', '.join(sorted(SHOWN_AS))} - at `{there}`")
     try:
         source = {"bytes": base64.b64decode(data, validate=True)}
-    except binascii.Error as error:
+    except ValueError as error:  # (of characters beyond ASCII, too)
         raise Invalid(f"The content is not base64: {error} - at `{there}`") from None
     block, form = shown
     if block == "image":

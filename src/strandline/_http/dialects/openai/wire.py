@@ -5,7 +5,6 @@ also send the model's reasoning as `reasoning_content`; `strandline` is our own 
 """
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
@@ -177,7 +176,7 @@ def image_of(url: str, there: str) -> Block:
         )
     try:
         data = base64.b64decode(found[2], validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # (of characters beyond ASCII, too)
         raise Invalid(f"The image is not base64: {error} - at `{there}`") from None
     return {"image": {"format": "jpeg" if found[1] == "jpg" else found[1], "source": {"bytes": data}}}
 

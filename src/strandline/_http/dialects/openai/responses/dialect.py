@@ -86,6 +86,11 @@ class Responses(Dialect):
         about = self._about_accepted(run)
         if isinstance(end, Outcome):
             return wire.answer(_ended(about, end), headers=run.replayed)
+        if run.run_request.wait_s is None and run.ticket.attached:  # (sent again: it may have begun, or ended)
+            view = await self._service.run(run.ticket.key.principal, run.ticket.run_id)
+            if view.run.outcome is not None:
+                return wire.answer(self._response(view), headers=run.replayed)
+            return wire.answer(self._response(view), wire.ACCEPTED, run.come_back(self._settings.retry_after_s))
         headers = run.come_back(self._settings.retry_after_s)
         headers["Location"] = wire.client_path(run.request.scope, f"/v1/responses/{response_id(run.ticket.run_id)}")
         if run.run_request.wait_s is None:

@@ -6,7 +6,6 @@ only the last message counts.
 """
 
 import base64
-import binascii
 import re
 from itertools import takewhile
 from typing import Any, Final
@@ -66,7 +65,7 @@ def prompt_of(body: ResponseRequest, *, lists_all: bool) -> Input | Responses:
     message counts, or the last answers; else all that it lists is new. Raises `Invalid`."""
     if isinstance(body.input, str):
         return body.input
-    said = [(number, item) for number, item in enumerate(body.input) if item.get("role") not in INSTRUCTIONS]
+    said = [(number, item) for number, item in enumerate(body.input) if not _instructs(item)]
     is_new = _is_answer if said and _is_answer(said[-1]) else _is_message
     new = list(takewhile(is_new, reversed(said)))[::-1]
     if not new:
@@ -84,6 +83,11 @@ def prompt_of(body: ResponseRequest, *, lists_all: bool) -> Input | Responses:
         return _content(*new[-1])
     contents = [_content(number, item) for number, item in new]
     return [block for each in contents for block in ([{"text": each}] if isinstance(each, str) else each)]
+
+
+def _instructs(item: dict[str, Any]) -> bool:
+    role = item.get("role")
+    return isinstance(role, str) and role in INSTRUCTIONS
 
 
 def _is_message(numbered: tuple[int, dict[str, Any]]) -> bool:
@@ -111,7 +115,7 @@ def _value(output: str) -> Any:
     """Return the JSON that an output is, else its text."""
     try:
         return msgspec.json.decode(output)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return output
 
 
@@ -148,7 +152,7 @@ def _document(data: str, name: object, there: str) -> Block:
         raise Invalid(f"`file_data` must be a data: URL (base64) of one of {', '.join(_FORMATS)} - at `{there}`")
     try:
         content = base64.b64decode(found[2], validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # (of characters beyond ASCII, too)
         raise Invalid(f"The file is not base64: {error} - at `{there}`") from None
     title = name if isinstance(name, str) and name else "document"
     return {"document": {"format": kind, "name": title, "source": {"bytes": content}}}
