@@ -67,6 +67,17 @@ class Terminal:
         start, self._seen = self._seen, at + len(text)
         return self.screen[start : self._seen]
 
+    def at_rest(self) -> None:
+        """Wait until the command waits for keys; known on Linux only.
+
+        Python's readline loses a Ctrl-C that comes between what it shows and that.
+        """
+        state = Path(f"/proc/{self.process.pid}/stat")
+        end = time.monotonic() + DEADLINE_S
+        while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < end, "it does not rest"
+            os.sched_yield()
+
     def ended(self) -> int:
         """Return the exit code, once the command has ended; it must end."""
         end = time.monotonic() + DEADLINE_S
