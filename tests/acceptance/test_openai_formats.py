@@ -161,7 +161,7 @@ def test_a_form_is_no_metadata_and_stays_with_a_run_that_is_made_again(server: S
 
 
 def test_a_form_cannot_be_a_default_of_a_session(server: Server) -> None:
-    options = {"metadata": {"$client_options": {"format": {"json_schema": {}}}}}
+    options: dict[str, Any] = {"metadata": {"$client_options": {"format": {"json_schema": {}}}}}
     refused = server.client.patch("/v1/sessions/defaults", json={"options": options})
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid")
     assert "leave it out" in refused.json()["detail"]

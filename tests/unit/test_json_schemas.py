@@ -125,3 +125,14 @@ def test_an_answer_is_checked_in_bounded_steps(schema: dict[str, Any]) -> None:
 def test_numbers_that_no_check_can_divide_are_no_crash() -> None:
     with pytest.raises(CannotCheck):
         CheckedAnswer({"properties": {"a": {"multipleOf": 1.5}}}).check({"a": 10**400})
+
+
+@pytest.mark.parametrize("alternative", [False, {"type": "string"}], ids=["nothing", "text"])
+def test_faults_of_alternatives_are_counted_by_what_they_hold(alternative: Any) -> None:
+    """Each has the value in its text, and all of them are collected: 21,000 of 50 KB would be a gigabyte."""
+    answer = CheckedAnswer({"properties": {"x": {"anyOf": [alternative] * 21_000}}})
+    with pytest.raises(CannotCheck, match="too many steps"):
+        answer.check({"x": list(range(10_000))})
+    few = CheckedAnswer({"properties": {"x": {"anyOf": [alternative] * 3}}})
+    with pytest.raises(ValueError, match="is not valid under any"):
+        few.check({"x": list(range(10_000))})

@@ -15,8 +15,10 @@ from referencing import Registry
 from strandline._agents.json_schemas import object_schema
 
 MOST_STEPS: Final = 50_000
-"""What one answer costs at most: one for each keyword, and for each part of it. A schema of a few hundred bytes can
-make that 2 ** 30."""
+"""What one answer costs at most: one for each keyword, each part of it, each fault, and each `_A_STEP` of its text. A
+schema of a few hundred bytes can make that 2 ** 30."""
+_A_STEP: Final = 1024
+"""How many characters of a fault's text, which has the value in it, cost a step."""
 MOST_FAULTS: Final = 10
 """How many the model learns of at once."""
 _LONGEST: Final = 300
@@ -34,7 +36,9 @@ class CheckedAnswer:
     def __init__(self, schema: dict[str, Any]) -> None:
         self._left = MOST_STEPS
         keywords = {name: self._counted(check) for name, check in Draft202012Validator.VALIDATORS.items()}
-        self._validator = extend(Draft202012Validator, keywords)(object_schema(schema), registry=Registry())
+        kind = extend(Draft202012Validator, keywords)
+        kind.descend = self._charged(kind.descend)
+        self._validator = kind(object_schema(schema), registry=Registry())
         self.given: dict[str, Any] | None = None
         self.misses = 0
         """How many were not."""
@@ -55,16 +59,32 @@ class CheckedAnswer:
 
     def _counted(self, check: Any) -> Keyword:
         def step(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
-            self._left -= 1 + (len(value) if isinstance(value, dict | list) else 0)
-            if self._left < 0:
-                raise CannotCheck("its schema takes too many steps")
+            self._spend(1 + (len(value) if isinstance(value, dict | list) else 0))
             yield from check(validator, value, instance, schema) or ()
 
         return step
 
+    def _charged(self, descend: Any) -> Any:
+        """Count the faults of parts: `anyOf` collects all of them, each with a text as long as the value."""
+
+        def charged(validator: Any, *given: Any, **more: Any) -> Iterator[ValidationError]:
+            for error in descend(validator, *given, **more):
+                self._spend(1 + len(error.message) // _A_STEP)
+                error.message = _shortened(error.message)
+                yield error
+
+        return charged
+
+    def _spend(self, steps: int) -> None:
+        self._left -= steps
+        if self._left < 0:
+            raise CannotCheck("its schema takes too many steps")
+
 
 def _said(error: ValidationError) -> str:
-    text = error.message  # (the value, and what is wrong with it)
-    if len(text) > _LONGEST:
-        text = f"{text[: _LONGEST // 3]} ... {text[-_LONGEST // 2 :]}"
-    return f"{error.json_path}: {text}"
+    return f"{error.json_path}: {_shortened(error.message)}"
+
+
+def _shortened(text: str) -> str:
+    """Return the text of a fault, the value and what is wrong with it."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 3]} ... {text[-_LONGEST // 2 :]}"
