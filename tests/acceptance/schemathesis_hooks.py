@@ -80,7 +80,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         _replace_both_policies(options)
     if case.path == "/v1/chat/completions":
         _end_with_a_question(case.body)
-        _bring_no_tools(case.body)
+        _want_text_of_the_agent(case.body)
         _name_a_session(case)
     if case.path == "/v1/responses":
         _end_with_a_message(case)
@@ -177,9 +177,9 @@ def _end_with_a_message(case: Any) -> None:
         case.headers = {name: value for name, value in (case.headers or {}).items() if name != SESSION}
 
 
-def _bring_no_tools(body: dict[str, Any]) -> None:
-    """A tool has a name that providers take and a schema that is one, and a choice names one of them."""
-    for name in ("tools", "tool_choice"):
+def _want_text_of_the_agent(body: dict[str, Any]) -> None:
+    """Only an agent of Strands takes tools or gives an answer a form, and this one is a function."""
+    for name in ("tools", "tool_choice", "response_format"):
         body.pop(name, None)
 
 

@@ -30,6 +30,8 @@ REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 
 
 MESSAGE = {"role": "user", "content": "x"}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+FORM = {"type": "json_schema", "json_schema": {"name": "f", "schema": {"type": "object"}}}
 
 
 def references(node: Any) -> set[str]:
@@ -172,7 +174,18 @@ def test_whatever_a_route_is_refused_with_has_a_status() -> None:
         ("CompletionBody", {"messages": [MESSAGE], "n": 2}, False),
         ("CompletionBody", {"messages": [MESSAGE], "tools": [{}]}, False),
         ("CompletionBody", {"messages": [MESSAGE], "logprobs": True}, False),
-        ("CompletionBody", {"messages": [MESSAGE], "response_format": {"type": "json_object"}}, False),
+        ("CompletionBody", {"messages": [MESSAGE], "tools": [TOOL], "tool_choice": "required"}, True),
+        ("CompletionBody", {"messages": [MESSAGE], "tools": [{**TOOL, "type": "web_search"}]}, False),
+        ("CompletionBody", {"messages": [MESSAGE], "tools": [{**TOOL, "function": {"name": "a b"}}]}, False),
+        ("CompletionBody", {"messages": [MESSAGE], "tools": [TOOL] * 129}, False),
+        ("CompletionBody", {"messages": [MESSAGE], "response_format": {"type": "json_object"}}, True),
+        ("CompletionBody", {"messages": [MESSAGE], "response_format": FORM}, True),
+        ("CompletionBody", {"messages": [MESSAGE], "response_format": {**FORM, "json_schema": {}}}, False),
+        ("CompletionBody", {"messages": [MESSAGE], "response_format": {"type": "grammar"}}, False),
+        ("ResponseRequest", {"input": "x", "text": {"format": {"type": "json_schema", "schema": {}}}}, True),
+        ("ResponseRequest", {"input": "x", "text": {"format": {"type": "json_schema"}}}, False),
+        ("ResponseRequest", {"input": "x", "text": {"format": {"type": "grammar"}}}, False),
+        ("ResponseRequest", {"input": "x", "tools": [TOOL]}, False),
         ("CompletionBody", {"messages": [MESSAGE], "modalities": ["text", "audio"]}, False),
         ("NewRunBody", {"input": []}, False),
         ("Invocation", {"prompt": None, "message": "x"}, True),

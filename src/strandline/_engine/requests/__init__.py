@@ -8,6 +8,8 @@ matter.
 from strandline._engine.requests.checked_tools import CheckedTool, ToolOutcome, not_resolvable, resolution
 from strandline._engine.requests.client_list import Continues, Differs, GoesBack, ListedMessages, place_in
 from strandline._engine.requests.client_options import (
+    MOST_TOOLS,
+    TOOL_NAME,
     client_options_in,
     tools_without_effect_in,
     with_client_options,
@@ -41,6 +43,8 @@ __all__ = [
     "FORMATS",
     "LOCATION",
     "LONGEST_NAME",
+    "MOST_TOOLS",
+    "TOOL_NAME",
     "NEVER_ALLOWED",
     "ALWAYS_ALLOWED",
     "CheckedTool",

@@ -17,8 +17,9 @@ from strandline.errors import Invalid
 
 MOST_TOOLS: Final = 128
 """What OpenAI's own server takes."""
-NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+TOOL_NAME: Final = "[A-Za-z0-9_-]{1,64}"
 """The names of tools and formats, which models and providers must take."""
+_NAME: Final = re.compile(TOOL_NAME)
 _SHOWN: Final = 60
 
 
@@ -74,7 +75,7 @@ def _check_tools(options: ClientOptions) -> None:
         raise Invalid(f"there must be at most {MOST_TOOLS} tools, not {len(options.tools)}")
     names = [each.name for each in options.tools]
     for name in names:
-        if NAME.fullmatch(name) is None:
+        if _NAME.fullmatch(name) is None:
             raise Invalid(f"the name of a tool must be 1 to 64 of A-Z a-z 0-9 _ -, not {name[:_SHOWN]!a}")
         if name == FORMAT_TOOL:
             raise Invalid(f"no tool can be named {FORMAT_TOOL}: by that one the agent gives its answer a form")
@@ -90,7 +91,7 @@ def _check_tools(options: ClientOptions) -> None:
 
 
 def _check_format(form: AnswerFormat) -> None:
-    if form.name and NAME.fullmatch(form.name) is None:
+    if form.name and _NAME.fullmatch(form.name) is None:
         raise Invalid(f"the name of a format must be 1 to 64 of A-Z a-z 0-9 _ -, not {form.name[:_SHOWN]!a}")
     try:
         object_schema(form.json_schema)

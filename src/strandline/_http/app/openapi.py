@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline import __version__, errors
+from strandline._engine.requests import MOST_TOOLS, TOOL_NAME
 from strandline._http import wire
 from strandline._http.app import content_schemas, event_schemas
 from strandline._http.app.docs_page import POLICY, page
@@ -77,6 +78,29 @@ def _some(name: str) -> dict[str, Any]:
     return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
 
 
+def _with(name: str, form: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an object with this field, which is an object of a form."""
+    return {"required": [name], "properties": {name: {"type": "object", **form}}}
+
+
+def _form(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of the form of an answer, which has its own JSON Schema as `schema` says."""
+    kind = {"properties": {"type": {"enum": ["text", "json_object", "json_schema"]}}}
+    return {**kind, "if": {"required": ["type"], "properties": {"type": {"const": "json_schema"}}}, "then": schema}
+
+
+_TOOL: Final[dict[str, Any]] = {
+    "required": ["type", "function"],
+    "properties": {
+        "type": {"const": "function"},
+        "function": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {"name": {"type": "string", "pattern": f"^{TOOL_NAME}$"}},
+        },
+    },
+}
+"""A tool of a client, as OpenAI's clients of chat completions send it."""
 _ANSWERS: Final = {
     "if_busy": {"enum": ["enqueue", None]},
     "expected_run_id": {"type": "null"},
@@ -148,10 +172,10 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
             {**_ANSWERS_IN, "properties": {**_ANSWERS_IN["properties"], "messages": {"maxItems": 0}}},
         ],
         "properties": {
-            "tools": {"maxItems": 0},
+            "tools": {"maxItems": MOST_TOOLS, "items": _TOOL},
             "functions": {"maxItems": 0},
             "logprobs": {"enum": [False, None]},
-            "response_format": {"properties": {"type": {"const": "text"}}},
+            "response_format": _form(_with("json_schema", _with("schema", {}))),
             "modalities": {"items": {"const": "text"}},
         },
     },
@@ -163,7 +187,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
         "properties": {
             "input": {"minItems": 1},
             "tools": {"maxItems": 0},
-            "text": {"properties": {"format": {"properties": {"type": {"const": "text"}}}}},
+            "text": {"properties": {"format": _form(_with("schema", {}))}},
             "prompt": {"type": "null"},
             "top_logprobs": {"enum": [0, None]},
             "store": {"enum": [True, None]},

@@ -4,7 +4,6 @@ Source: the schema of AG-UI 1.0, with its packages `ag-ui-protocol` and `@ag-ui/
 `forwardedProps` and in `metadata`, is our own extension.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
@@ -16,6 +15,7 @@ from strandline._encoding import encode
 from strandline._engine.events import RunFinished
 from strandline._files.kinds import SHOWN_AS
 from strandline._http import wire
+from strandline._http.dialects.base64_content import decoded
 from strandline._http.exchange.idempotency import key_in_body
 from strandline._http.exchange.run_request import Response as Answered
 from strandline._http.exchange.run_request import Responses, RunOptions
@@ -131,10 +131,7 @@ def _media(kind: str, data: str, part: dict[str, Any], there: str) -> Block:
     shown = SHOWN_AS.get("image/jpeg" if kind == "image/jpg" else kind.partition(";")[0].strip().lower())
     if shown is None:
         raise Invalid(f"The type must be one of {', '.join(sorted(SHOWN_AS))} - at `{there}`")
-    try:
-        source = {"bytes": base64.b64decode(data, validate=True)}
-    except ValueError as error:  # (of characters beyond ASCII, too)
-        raise Invalid(f"The content is not base64: {error} - at `{there}`") from None
+    source = {"bytes": decoded(data, "content", there)}
     block, form = shown
     if block == "image":
         return {block: {"format": form, "source": source}}

@@ -4,7 +4,6 @@ Source: the API reference of OpenAI, "Chat", "Streaming" and "Errors". Other ser
 also send the model's reasoning as `reasoning_content`; `strandline` is our own extension.
 """
 
-import base64
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
@@ -15,6 +14,7 @@ from starlette.responses import Response
 
 from strandline._encoding import encode
 from strandline._http import wire
+from strandline._http.dialects.base64_content import decoded
 from strandline._http.dialects.client_history import INSTRUCTIONS
 from strandline._http.dialects.openai.client_options import chosen, format_of, tools_of
 from strandline._http.exchange.run_request import Response as Answered
@@ -174,10 +174,7 @@ def image_of(url: str, there: str) -> Block:
         raise Invalid(
             f"An image must be a data: URL (base64 of png, jpeg, gif or webp); no URL is fetched - at `{there}`"
         )
-    try:
-        data = base64.b64decode(found[2], validate=True)
-    except ValueError as error:  # (of characters beyond ASCII, too)
-        raise Invalid(f"The image is not base64: {error} - at `{there}`") from None
+    data = decoded(found[2], "image", there)
     return {"image": {"format": "jpeg" if found[1] == "jpg" else found[1], "source": {"bytes": data}}}
 
 

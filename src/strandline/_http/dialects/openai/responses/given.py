@@ -5,13 +5,14 @@ messages of the user's. One that names its session by a header may send its whol
 only the last message counts.
 """
 
-import base64
 import re
 from itertools import takewhile
 from typing import Any, Final
 
 import msgspec
 
+from strandline._files.kinds import SHOWN_AS
+from strandline._http.dialects.base64_content import decoded
 from strandline._http.dialects.client_history import INSTRUCTIONS
 from strandline._http.dialects.openai.client_options import format_of
 from strandline._http.dialects.openai.responses.wire import READS, ResponseRequest
@@ -25,17 +26,7 @@ YES: Final = "yes"
 NO: Final = "no"
 """What the agent gets for an approval that was given or denied."""
 _DOCUMENT: Final = re.compile(r"data:([^;,]*);base64,(.*)", re.DOTALL)
-_FORMATS: Final = {
-    "application/pdf": "pdf",
-    "text/csv": "csv",
-    "text/html": "html",
-    "text/plain": "txt",
-    "text/markdown": "md",
-    "application/msword": "doc",
-    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
-    "application/vnd.ms-excel": "xls",
-    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
-}
+_FORMATS: Final = {media_type: form for media_type, (block, form) in SHOWN_AS.items() if block == "document"}
 """The documents that models take, by their media types."""
 
 
@@ -150,9 +141,6 @@ def _document(data: str, name: object, there: str) -> Block:
     kind = None if found is None else _FORMATS.get(found[1])
     if found is None or kind is None:
         raise Invalid(f"`file_data` must be a data: URL (base64) of one of {', '.join(_FORMATS)} - at `{there}`")
-    try:
-        content = base64.b64decode(found[2], validate=True)
-    except ValueError as error:  # (of characters beyond ASCII, too)
-        raise Invalid(f"The file is not base64: {error} - at `{there}`") from None
+    content = decoded(found[2], "file", there)
     title = name if isinstance(name, str) and name else "document"
     return {"document": {"format": kind, "name": title, "source": {"bytes": content}}}
