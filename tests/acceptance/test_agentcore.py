@@ -17,11 +17,13 @@ from botocore.config import Config
 from botocore.endpoint import DEFAULT_TIMEOUT
 from botocore.exceptions import ReadTimeoutError
 
-from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.checkpoints import Checkpoints
 from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts, until
 from ports import reserved_port
 from strandline._check.adapters import SESSION_HEADER
 from strandline._http.dialects.agentcore.wire import REQUEST_ID, SESSION
+
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 AGENT = TARGETS / "agent.py"
 MAX_BODY = 100_000
@@ -32,22 +34,9 @@ EVENTS = {"Accept": "text/event-stream"}
 
 
 @pytest.fixture(scope="module")
-def at() -> Iterator[Checkpoints]:
-    with checkpoints() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def server(at: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(AGENT, *LIMITS, folder=tmp_path_factory.mktemp("agentcore"), variables=at.environment) as made:
         yield made
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind(server: Server, at: Checkpoints) -> Iterator[None]:
-    yield
-    at.release()
-    server.quiet()
 
 
 def at_the_container(request: Any, **_: Any) -> None:

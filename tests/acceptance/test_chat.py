@@ -12,16 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
-from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.checkpoints import Checkpoints
 from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts, tool_results, until
 
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
+
 STOPPED_EARLY = "(This run ended early: agent_error.)\nConnectionError: the provider is out of order"
-
-
-@pytest.fixture(scope="module")
-def at() -> Iterator[Checkpoints]:
-    with checkpoints() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +25,6 @@ def server(at: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("chat")
     with serving(TARGETS / "agent.py", "--agent-id", "original-7", folder=folder, variables=at.environment) as made:
         yield made
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind(server: Server, at: Checkpoints) -> Iterator[None]:
-    yield
-    at.release()
-    server.quiet()
 
 
 def answers(requests: "list[Future[httpx.Response]]") -> list[dict[str, Any]]:

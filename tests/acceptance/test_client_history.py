@@ -8,16 +8,13 @@ import pytest
 from openai import BadRequestError, ConflictError, OpenAI, UnprocessableEntityError
 
 from acceptance.chat_program import ChatProgram, told
-from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.checkpoints import Checkpoints
+from acceptance.openai_client import connected
 from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts, until
 
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
+
 AGENT = TARGETS / "agent.py"
-
-
-@pytest.fixture(scope="module")
-def at() -> Iterator[Checkpoints]:
-    with checkpoints() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +24,9 @@ def server(at: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield made
 
 
-@pytest.fixture(autouse=True)
-def nothing_left_behind(server: Server, at: Checkpoints) -> Iterator[None]:
-    yield
-    at.release()
-    server.quiet()
-
-
 @pytest.fixture
 def client(server: Server) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=DEADLINE_S, max_retries=0) as made:
+    with connected(server, max_retries=0) as made:
         yield made
 
 

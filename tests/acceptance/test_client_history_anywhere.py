@@ -8,7 +8,8 @@ from openai import OpenAI
 
 from acceptance.chat_program import ChatProgram, told
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts
+from acceptance.openai_client import connected
+from acceptance.server import TARGETS, Server, serving, texts
 from acceptance.test_any_server import sessions_of, two
 
 AGENT = TARGETS / "agent.py"
@@ -22,7 +23,7 @@ def at() -> Iterator[Checkpoints]:
 
 
 def client(server: Server) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=DEADLINE_S, max_retries=0)
+    return connected(server, max_retries=0)
 
 
 def test_any_server_follows_the_list(at: Checkpoints, database: str, tmp_path: Path) -> None:

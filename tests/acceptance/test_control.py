@@ -13,14 +13,10 @@ from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts, tool_results, until
 from strandline._history import UNKNOWN_OUTCOME
 
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
+
 AGENT = TARGETS / "agent.py"
 EARLY = "(This run ended early: cancelled.)"
-
-
-@pytest.fixture(scope="module")
-def at() -> Iterator[Checkpoints]:
-    with checkpoints() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +24,6 @@ def server(at: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("control")
     with serving(AGENT, "--cancel-grace", "0.6", folder=folder, variables=at.environment) as made:
         yield made
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind(server: Server, at: Checkpoints) -> Iterator[None]:
-    yield
-    at.release()
-    server.quiet()
 
 
 def ids(server: Server, session_id: str) -> list[str]:

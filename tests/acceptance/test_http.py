@@ -12,17 +12,13 @@ from typing import Any
 import httpx
 import pytest
 
-from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.checkpoints import Checkpoints
 from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts
+
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 MAX_BODY = 100_000
 LIMITS = ("--max-body-bytes", str(MAX_BODY), "--max-queued-per-session", "2", "--max-queued", "4")
-
-
-@pytest.fixture(scope="module")
-def at() -> Iterator[Checkpoints]:
-    with checkpoints() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +26,6 @@ def server(at: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("http")
     with serving(TARGETS / "agent.py", *LIMITS, folder=folder, variables=at.environment) as made:
         yield made
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind(server: Server, at: Checkpoints) -> Iterator[None]:
-    yield
-    at.release()
-    server.quiet()
 
 
 def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.checkpoints import Checkpoints
 from acceptance.server import TARGETS, Server, environment, serving
 from client_packages import CLIENTS, npm_clients, python_client
 
@@ -70,12 +70,6 @@ class Client:
         assert line, f"the client ended: {self._process.poll()}"
         body: dict[str, Any] = json.loads(line)
         return body
-
-
-@pytest.fixture(scope="module")
-def at() -> Iterator[Checkpoints]:
-    with checkpoints() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

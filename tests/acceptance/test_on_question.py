@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.checkpoints import Checkpoints
 from acceptance.events import listening
 from acceptance.server import DEADLINE_S, TARGETS, Server, ran, serving, texts, tool_results, until
 from strandline._history import NOT_ANSWERED
@@ -20,12 +20,6 @@ from strandline.client import Client
 from strandline.testing._checker import check_history
 
 AGENT = TARGETS / "agent.py"
-
-
-@pytest.fixture(scope="module")
-def at() -> Iterator[Checkpoints]:
-    with checkpoints() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,15 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import OpenAI
 from openai.types.chat import ChatCompletion
 
-from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.checkpoints import Checkpoints
+from acceptance.openai_client import connected, connected_async
 from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts, until
 from ports import reserved_port
+
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 AGENT = TARGETS / "agent.py"
 MAX_BODY = 100_000
@@ -22,33 +25,10 @@ LIMITS = ("--max-queued-per-session", "1", "--max-body-bytes", str(MAX_BODY))
 
 
 @pytest.fixture(scope="module")
-def at() -> Iterator[Checkpoints]:
-    with checkpoints() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def server(at: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("openai")
     with serving(AGENT, *LIMITS, folder=folder, variables=at.environment) as made:
         yield made
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind(server: Server, at: Checkpoints) -> Iterator[None]:
-    yield
-    at.release()
-    server.quiet()
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[OpenAI]:
-    with connected(server) as made:
-        yield made
-
-
-def connected(server: Server, **options: Any) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=DEADLINE_S, **options)
 
 
 def ask(client: OpenAI, text: str, session_id: str, key: str | None = None, **more: Any) -> ChatCompletion:
@@ -160,7 +140,7 @@ def test_pieces_come_while_the_run_executes(client: OpenAI, at: Checkpoints) -> 
 
 def test_the_async_client(server: Server) -> None:
     async def main() -> tuple[str | None, str]:
-        async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=DEADLINE_S) as client:
+        async with connected_async(server) as client:
             whole = await client.chat.completions.create(
                 model="any", messages=[{"role": "user", "content": "a1 a"}], user="async"
             )

@@ -40,16 +40,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield made
 
 
-@pytest.fixture
-def client(server: Server) -> Iterator[OpenAI]:
-    with connected(server) as made:
-        yield made
-
-
-def connected(server: Server) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=DEADLINE_S)
-
-
 def asked(text: str, user: str, **more: Any) -> dict[str, Any]:
     return {"model": "any", "messages": [{"role": "user", "content": text}], "user": user, **more}
 

@@ -16,14 +16,17 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import OpenAI
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.checkpoints import Checkpoints
 from acceptance.cutting import cutting
+from acceptance.openai_client import connected, connected_async
 from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts, until
 from ports import reserved_port
+
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 AGENT = TARGETS / "agent.py"
 EVENT: TypeAdapter[ResponseStreamEvent] = TypeAdapter(ResponseStreamEvent)
@@ -31,33 +34,10 @@ EPOCH = 1 << 32
 
 
 @pytest.fixture(scope="module")
-def at() -> Iterator[Checkpoints]:
-    with checkpoints() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def server(at: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("responses")
     with serving(AGENT, folder=folder, variables=at.environment) as made:
         yield made
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind(server: Server, at: Checkpoints) -> Iterator[None]:
-    yield
-    at.release()
-    server.quiet()
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[OpenAI]:
-    with connected(server) as made:
-        yield made
-
-
-def connected(server: Server, **options: Any) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=DEADLINE_S, **options)
 
 
 def ask(client: OpenAI, text: str, **more: Any) -> Response:
@@ -389,7 +369,7 @@ def test_the_helpers_that_gather_a_stream(client: OpenAI) -> None:
 
 def test_the_async_client(server: Server) -> None:
     async def main() -> tuple[str, str]:
-        async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=DEADLINE_S) as client:
+        async with connected_async(server) as client:
             whole = await client.responses.create(model="any", input="a1 a", conversation="async")
             stream = await client.responses.create(model="any", input="a2", conversation="async", stream=True)
             pieces = [event.delta async for event in stream if event.type == "response.output_text.delta"]

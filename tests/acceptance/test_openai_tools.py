@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-from openai import OpenAI
 
+from acceptance.openai_client import connected
 from acceptance.server import DEADLINE_S, TARGETS, Server, serving, until
 from strandline._history import NOT_RETURNED
 
@@ -101,7 +101,7 @@ def test_a_call_ends_the_run_and_its_result_continues_it(server: Server) -> None
 
 
 def test_a_stream_ends_with_the_calls(server: Server) -> None:
-    client = OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    client = connected(server)
     pieces = list(
         client.chat.completions.create(
             model="any",

@@ -9,17 +9,13 @@ from typing import Any
 import httpx
 import pytest
 
-from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.checkpoints import Checkpoints
 from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts, until
 from strandline.client import Client
 
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
+
 AGENT = TARGETS / "agent.py"
-
-
-@pytest.fixture(scope="module")
-def at() -> Iterator[Checkpoints]:
-    with checkpoints() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +24,6 @@ def server(at: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     flags = ("--max-queued-per-session", "6", "--on-failure", "drop")
     with serving(AGENT, *flags, folder=folder, variables=at.environment) as made:
         yield made
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind(server: Server, at: Checkpoints) -> Iterator[None]:
-    yield
-    at.release()
-    server.quiet()
 
 
 def ask(

@@ -10,18 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.checkpoints import Checkpoints
 from acceptance.server import TARGETS, Server, ran, serving, until
 from postgres_support import lease_of
 from strandline.client import Client
 
 AGENT = TARGETS / "agent.py"
-
-
-@pytest.fixture(scope="module")
-def at() -> Iterator[Checkpoints]:
-    with checkpoints() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

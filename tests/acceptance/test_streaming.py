@@ -12,26 +12,15 @@ from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.events import ACCEPT, ids_of_a_run, listening, spoken
 from acceptance.server import TARGETS, Server, serving, until
 
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
+
 AGENT = TARGETS / "agent.py"
-
-
-@pytest.fixture(scope="module")
-def at() -> Iterator[Checkpoints]:
-    with checkpoints() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
 def server(at: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(AGENT, folder=tmp_path_factory.mktemp("streaming"), variables=at.environment) as made:
         yield made
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind(server: Server, at: Checkpoints) -> Iterator[None]:
-    yield
-    at.release()
-    server.quiet()
 
 
 def ask(server: Server, session_id: str, text: str, **headers: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.checkpoints import Checkpoints
 from acceptance.receiver import Receiver, receiving
 from acceptance.server import TARGETS, Server, ran, serving, until
 from postgres_support import lease_of
@@ -15,12 +15,6 @@ from postgres_support import lease_of
 AGENT = TARGETS / "agent.py"
 SECRET = "whsec_" + "c3RyYW5kbGluZS1zZWNyZXQtb2YtdGVzdHM="
 OTHER = "whsec_" + "YW5vdGhlci1zZWNyZXQtb2Ytc29tZS10ZXN0"
-
-
-@pytest.fixture(scope="module")
-def at() -> Iterator[Checkpoints]:
-    with checkpoints() as made:
-        yield made
 
 
 @pytest.fixture

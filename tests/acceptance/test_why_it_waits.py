@@ -5,16 +5,12 @@ from typing import Any
 
 import pytest
 
-from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.checkpoints import Checkpoints
 from acceptance.server import TARGETS, Server, ran, serving, until
 from acceptance.terminal import CTRL_D, terminal
 from strandline.client import Client, RunQueued
 
-
-@pytest.fixture(scope="module")
-def at() -> Iterator[Checkpoints]:
-    with checkpoints() as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +20,6 @@ def server(at: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with serving(TARGETS / "agent.py", *limits, folder=folder, variables=at.environment) as made:
         (folder / "strandline.toml").write_text(f"port = {made.url.rpartition(':')[2]}\n")
         yield made
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind(server: Server, at: Checkpoints) -> Iterator[None]:
-    yield
-    at.release()
-    server.quiet()
 
 
 def sent(server: Server, session: str, prompt: str) -> str:
