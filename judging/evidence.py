@@ -336,7 +336,7 @@ class StoredEnd(Struct, frozen=True, kw_only=True):
 class Delivery(Struct, frozen=True, kw_only=True):
     """An event that a webhook received, each time that it came. `content` is the same for the same body only.
 
-    `status` and `end` are those that it says its run has.
+    `status` and `end` are those that it says its run has. An event of a session has no run.
     """
 
     id: str
@@ -347,6 +347,16 @@ class Delivery(Struct, frozen=True, kw_only=True):
     status: str = ""
     end: End | None = None
     is_signed: bool = True
+
+
+class SessionEvents(Struct, frozen=True, kw_only=True):
+    """How often a webhook has to be sent one kind of event of a session: as often as that was done for sure, and not
+    oftener than it was tried."""
+
+    session: Session
+    kind: str
+    least: int
+    most: int
 
 
 class Evidence(Struct, kw_only=True):
@@ -394,6 +404,8 @@ class Evidence(Struct, kw_only=True):
     deliveries: list[Delivery] = field(default_factory=list)
     hooked: frozenset[str] = frozenset()
     """The ids of runs whose ends a webhook must have received."""
+    session_events: list[SessionEvents] = field(default_factory=list)
+    """Of sessions whose events go to a webhook."""
     gone: frozenset[str] = frozenset()
     """The names of requests whose run may have been deleted."""
     by_session: dict[Session, list[Run]] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from judging.policies import interrupted
 from judging.questions import answered_once, refused_with_reason, waited
 from judging.streams import assembled, fed, in_order
 from judging.times import ended_in_time, had_its_time, waited_in_time
-from judging.webhooks import delivered, one_event, true_event
+from judging.webhooks import delivered, of_sessions, one_event, true_event
 
 RULES = (
     *(lost, refused, deleted, one_outcome, one_run, resumed),
@@ -24,7 +24,7 @@ RULES = (
     *(collected, gathered_in_time, collected_all),
     *(not_early, in_order_of_time),
     *(in_order, assembled, fed),
-    *(delivered, one_event, true_event),
+    *(delivered, one_event, true_event, of_sessions),
 )
 
 

@@ -7,7 +7,7 @@ else of it. Once its process is dead, it does nothing any more, whatever is call
 
 from simulation.performance import Broken, Performance
 from simulation.process import Process, alive
-from simulation.record import line_of
+from simulation.record import line_of, name_in, wording_of
 from strandline._agents.port import Attempt, Finished, SessionAgent
 from strandline._history import Progress
 from strandline._model import AgentRecord, NeedsInput, SessionKey, StateRecord
@@ -65,6 +65,7 @@ class Player:
             state=self._state.get("after", ""),
             resuming=len(attempt.messages),
             answers=answers,
+            wording="" if answers else wording_of(_said_by(attempt)),
             **{name: value for name, value in attempt.context.metadata.items() if name in (EDITED, MARK)},
         )
         performance = Performance(process, attempt, run, process.scripts[text], text)
@@ -96,7 +97,14 @@ def _text_of(attempt: Attempt, *, answers: bool) -> str:
         given = [] if attempt.prompt is None else attempt.prompt
         assert all(each["interruptResponse"]["response"] == named for each in given if isinstance(each, dict))
         return named
-    given = attempt.prompt if attempt.prompt is not None else attempt.messages[0]["content"]
-    text = given if isinstance(given, str) else given[0]["text"]  # (behind it is what was collected)
+    text = name_in(_said_by(attempt))
     assert text == named, f"{text} was requested as {named}"
     return named
+
+
+def _said_by(attempt: Attempt) -> str:
+    """Return what the run itself says, without what was collected with it."""
+    given = attempt.prompt if attempt.prompt is not None else attempt.messages[0]["content"]
+    if isinstance(given, str):
+        return given
+    return str(given[0]["text"])

@@ -28,6 +28,8 @@ COLLECTS: Final = 0.25
 """The share of all worlds in which people send short messages, which are to be collected."""
 CHANGES: Final = 0.25
 """The share of all worlds in which people edit a message while it waits."""
+REWORDS: Final = 0.6
+"""The share of edits that change what their run says."""
 FORKS: Final = 0.25
 """The share of all worlds in which people have another session begin with the history of one."""
 MOST_FORKS: Final = 8
@@ -69,6 +71,8 @@ class Habits:
         """What decides about edits of runs that wait."""
         self._edits = changes.choice((0.5, 0.9)) if changes.random() < CHANGES else 0.0
 
+        self._words = Chance(f"words of {seed}")
+        """What decides which of these edits change what a run says."""
         self.settings = settings = Chance(f"settings of {seed}")
         """What decides about default options of sessions."""
         self._sets_options = settings.choice((0.5, 1.0)) if settings.random() < OPTIONS else 0.0
@@ -105,6 +109,11 @@ class Habits:
         if not self._happens(self._edits, self.changes):
             return 0
         return 2 if self.changes.random() < 0.4 else 1
+
+    @property
+    def rewords(self) -> bool:
+        """Draw whether an edit changes what its run says."""
+        return self._words.random() < REWORDS
 
     @property
     def sets_options(self) -> bool:

@@ -10,7 +10,7 @@ from judging.evidence import Joined
 from simulation.life import Life
 from simulation.loop import EPOCH
 from simulation.parts import Part, split
-from simulation.record import joined_texts
+from simulation.record import joined_texts, name_in
 from simulation.seen import ObservedRun
 from simulation.timeline import Timeline
 from strandline._model import JoinState, RunStatus
@@ -23,7 +23,9 @@ def joined_in(timeline: Timeline, part: Part) -> Iterator[Joined]:
     texts = joined_texts(part.messages)
     if texts and part.run is not None:
         by_text = {run.text: run for run in timeline.runs.values()}
-        yield Joined(host=part.run.id, runs=[by_text[each].id if each in by_text else each for each in texts])
+        yield Joined(
+            host=part.run.id, runs=[by_text[name].id if (name := name_in(each)) in by_text else each for each in texts]
+        )
 
 
 def heard_all(life: Life, timeline: Timeline) -> Iterator[str]:
@@ -47,7 +49,7 @@ def heard_all(life: Life, timeline: Timeline) -> Iterator[str]:
 
 def _known(life: Life, timeline: Timeline, host: ObservedRun, text: str) -> Iterator[str]:
     """Yield that an agent has heard what had not joined its run, or not durably."""
-    run = next((each for each in timeline.runs.values() if each.text == text), None)
+    run = next((each for each in timeline.runs.values() if each.text == name_in(text)), None)
     stored = None if run is None else life.runs.get(run.id)
     if stored is None or stored.join is not JoinState.APPLIED or stored.joined != host.id:
         yield f"the agent of run {host.id} has heard {text!r}, which has not joined it"

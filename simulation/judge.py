@@ -12,7 +12,7 @@ import judging.judge
 from simulation.adapter import as_reported, evidence_of
 from simulation.branches import could_go_back, superseded
 from simulation.control import cancelled, cancelled_all, discarded, refused_as_busy, reused
-from simulation.edits import edited
+from simulation.edits import edited, reworded
 from simulation.forks import forked
 from simulation.joins import heard_all, joins_what_executes
 from simulation.life import Life
@@ -42,7 +42,7 @@ def judge(life: Life) -> list[str]:
     control = (cancelled, cancelled_all, discarded, refused_as_busy, reused, ordered, bounded, joins_what_executes)
     questions = (answered_in_time, waited_for_answer)
     rest = (forgotten_at_rest, forgotten_in_time, started_by_owner, fired)
-    truths = (truthful, remembered, heard_all, superseded, could_go_back, edited, forked, marked)
+    truths = (truthful, remembered, heard_all, superseded, could_go_back, edited, reworded, forked, marked)
     return [
         *life.faults,
         *judging.judge.judge(evidence_of(life, timeline)),

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from simulation.loop import EPOCH
+from simulation.record import REWORDED
 from simulation.server import Gone
 from simulation.town import Town, note_end, requested
 from strandline._engine.admission.forks import ForkRequest
@@ -262,7 +263,7 @@ async def move(town: Town, key: SessionKey, run: RunId) -> None:
 async def edit(town: Town, key: SessionKey, run: RunId, metadata: dict[str, Any]) -> None:
     """Edit a run, if it still waits then; now and then only if it is as when somebody looked at it.
 
-    Its metadata names the edit, so that each is another one.
+    Its metadata names the edit, so that each is another one, and so does what it has the run say, if it does.
     """
     chance, name = town.habits.changes, town.new_text()
     await asyncio.sleep(chance.random() ** 2 * 4)
@@ -279,10 +280,15 @@ async def edit(town: Town, key: SessionKey, run: RunId, metadata: dict[str, Any]
         await asyncio.sleep(chance.random() ** 2 * 2)
         if not server.ready:
             return
+    text = f"{metadata['text']}{REWORDED}{name}" if town.habits.rewords else None
     wanted = RunEdit(
-        metadata={**metadata, "edited": name}, priority=chance.choice((None, None, 1, 5)), expected=expected or None
+        input=text,
+        metadata={**metadata, "edited": name},
+        priority=chance.choice((None, None, 1, 5)),
+        expected=expected or None,
     )
-    town.note("editing", run, name=name, priority=wanted.priority, expected=sorted(expected))
+    given = {"priority": wanted.priority, "rewords": text is not None, "expected": sorted(expected)}
+    town.note("editing", run, name=name, **given)
     try:
         await requested(town, server, lambda service: service.edit(key.principal, run, wanted))
     except (AlreadyEnded, TooLate, NotFound, ChangedMeanwhile) as error:

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from simulation.asking import Question
 from simulation.life import Life
+from simulation.record import name_in
 from simulation.seen import ObservedRun
 from simulation.timeline import Timeline
 from strandline._model import Message, SessionKey
@@ -71,7 +72,8 @@ class _Splitter:
             start = end
 
     def _requests_input(self, message: Message) -> ObservedRun | None:
-        return self._texts.get(message["content"][0].get("text", "")) if message["role"] == "user" else None
+        said = message["content"][0].get("text", "")
+        return self._texts.get(name_in(said)) if message["role"] == "user" else None
 
     def _closes(self, message: Message) -> bool:
         answers = [block["toolResult"]["toolUseId"] for block in message["content"] if "toolResult" in block]

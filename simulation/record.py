@@ -9,6 +9,8 @@ from msgspec import Struct
 
 from strandline._model import Message
 
+REWORDED: Final = " as "
+"""Between the text that a run goes by and the name of the edit that gave it another wording."""
 MEANWHILE: Final = "(Said meanwhile, while you were working:)"
 """Before what a run says that has joined another."""
 
@@ -57,6 +59,16 @@ class Record:
         for event in self.events:
             digest.update(repr((event.at, event.what, event.run, event.details)).encode())
         return digest.hexdigest()
+
+
+def name_in(text: str) -> str:
+    """Return the text that a run goes by, whatever wording edits have given it."""
+    return text.split(REWORDED)[0]
+
+
+def wording_of(text: str) -> str:
+    """Return the name of the edit that gave a text its wording, "" if none did."""
+    return text.partition(REWORDED)[2]
 
 
 def joined_texts(messages: Sequence[Message]) -> list[str]:

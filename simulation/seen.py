@@ -8,7 +8,7 @@ from msgspec import Struct
 
 import judging.evidence
 from judging.evidence import Move, Request
-from simulation.record import Event
+from simulation.record import Event, name_in
 from strandline._model import Ending, ErrorCode, Failed, Message, Run, SessionKey, ToolResult
 from strandline.testing._checker import Ledger
 
@@ -28,6 +28,8 @@ class Attempt:
         self.worker = details.get("worker", 0)
         self.edited = details.get("edited", "")
         """By which edit its run was edited last."""
+        self.wording = details.get("wording", "")
+        """By which edit its run was given its wording."""
         self.mark = details.get("mark", "")
         """What the options of its session have put into the metadata of its run."""
         self.requests_input: list[str] = []
@@ -99,6 +101,8 @@ class Edit(Struct, frozen=True, kw_only=True):
     refused: str = ""
     """The code of the error that it was refused with."""
     priority: int | None = None
+    rewords: bool = False
+    """Whether it gives the run another wording."""
     expected: tuple[str, ...] = ()
     """The editions of the run that it may have."""
 
@@ -220,8 +224,13 @@ class ObservedRun:
                 finished[tool] = result
         # A round that was requested and not begun may be reported as unknown, or not at all.
         unfinished |= {tool for tool in self.requested if tool in unknown and tool not in finished}
-        question = None if answers else self.text
+        question = None if answers else self._said_in(part)
         return Ledger(ending=ending, question=question, said=said, finished=finished, unfinished=unfinished)
+
+    def _said_in(self, part: list[Message]) -> str:
+        """Return what this run says, in the wording of its part of history: see `simulation.edits`."""
+        said = str(part[0]["content"][0].get("text", "")) if part else ""
+        return said if name_in(said) == self.text else self.text
 
 
 def _unknown(part: list[Message]) -> Iterator[str]:

@@ -254,7 +254,12 @@ class Timeline:
         details = event.details
         name, expected = details["name"], tuple(details["expected"])
         self._run(event.run).edits[name] = Edit(
-            name=name, sent=nth, sent_s=event.at, priority=details["priority"], expected=expected
+            name=name,
+            sent=nth,
+            sent_s=event.at,
+            priority=details["priority"],
+            expected=expected,
+            rewords=details["rewords"],
         )
 
     def _edited(self, nth: int, event: Event) -> None:

@@ -1,18 +1,19 @@
 """`python -m soak --kills 1000 --seed 7`: soak a real server and judge it. Exit code 1 if anything was wrong.
 
 A seed gives the same messages, kinds and instants again; real time makes what comes of them similar, not the same.
-Ctrl-C ends the killing and judges what was done until then; a second one leaves at once.
+Ctrl-C ends the killing and judges what was done until then. A second one, or SIGTERM, ends the servers and their
+database at once, and judges nothing.
 """
 
 import argparse
 import asyncio
-import os
 import random
 import shutil
 import signal
 import sys
 import tempfile
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,7 @@ from tools.postgres import why_no_postgres
 EVERY_S: Final = 1.0
 EVERY_S_IN_A_FILE: Final = 15.0
 SHOWN: Final = 30
+ENDED_EARLY: Final = 130
 
 
 def main() -> int:
@@ -38,7 +40,11 @@ def main() -> int:
         return 2
     seed = random.randrange(1_000_000) if options.seed is None else options.seed
     folder = Path(tempfile.mkdtemp(prefix="strandline-soak-"))
-    faults = asyncio.run(soak(folder, options.kills, seed, options.servers))
+    try:
+        faults = asyncio.run(soak(folder, options.kills, seed, options.servers))
+    except asyncio.CancelledError:
+        print(f"ended before anything was judged. Ledger, answers and logs are in {folder}", flush=True)
+        return ENDED_EARLY
     if not faults and not options.keep:
         shutil.rmtree(folder)
     if not faults:
@@ -56,17 +62,18 @@ async def soak(folder: Path, kills: int, seed: int, servers: int) -> list[str]:
     trial = Trial(folder, kills=kills, seed=seed)
     if servers > 1:
         trial = SeveralTrial(folder, kills=kills, seed=seed, servers=servers)
-    interrupted = False
+    loop, running, times = asyncio.get_running_loop(), asyncio.current_task(), count()
+    assert running is not None
 
     def interrupt() -> None:
-        nonlocal interrupted
-        if interrupted:
-            os._exit(130)
-        interrupted = True
+        if next(times):
+            running.cancel()
+            return
         print("\nno more kills; let everything end (Ctrl-C again leaves at once)", flush=True)
         trial.stop()
 
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    loop.add_signal_handler(signal.SIGTERM, running.cancel)
     print(f"seed {seed}, {kills} kills, in {folder}", flush=True)
     showing = asyncio.create_task(show(trial))
     try:

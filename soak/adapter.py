@@ -1,7 +1,7 @@
 """Makes the record that the common rules judge of a soak: its places are nanoseconds of the monotonic clock."""
 
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -17,16 +17,19 @@ from judging.evidence import (
     Request,
     Run,
     Session,
+    SessionEvents,
     Sweep,
     ToolStarts,
     View,
     Work,
 )
+from judging.webhooks import DELETED, PAUSED, RESUMED
 from soak.case import LATER, UNKNOWN, Case, text_of
 from soak.closed import Spans, closed_s, closed_spans
 from soak.ledger import Line
 from soak.questions import is_withdrawn
-from soak.records import Stored, digest, input_requests_of
+from soak.records import DELETED as GONE
+from soak.records import Records, Stored, digest, input_requests_of
 from soak.shown import asking_uses
 
 NEVER_S: Final = float("inf")
@@ -94,9 +97,27 @@ def evidence_of(case: Case) -> Evidence:
         feeds=records.feeds,
         deliveries=records.deliveries,
         hooked=frozenset(runs) if records.has_webhook else frozenset(),
+        session_events=[*_session_events(records)] if records.has_webhook else [],
         stored_ends=records.ends,
         joined=[*_joined(case)],
     )
+
+
+def _session_events(records: Records) -> Iterator[SessionEvents]:
+    """Yield how often the webhook has to have what was done to sessions.
+
+    Those that are paused are never deleted, and each pause has ended; of those that are deleted only one client knows.
+    """
+    paused = Counter(each.session for each in records.pauses)
+    for session, tried in Counter(records.tried_to_pause).items():
+        for kind in (PAUSED, RESUMED):
+            yield SessionEvents(session=session, kind=kind, least=paused[session], most=tried)
+    certain, possible = Counter[Session](), Counter[Session]()
+    for each in records.deletions:
+        certain[each.session] += each.status_code == GONE
+        possible[each.session] += (each.status_code == GONE) + each.unsure
+    for session, most in possible.items():
+        yield SessionEvents(session=session, kind=DELETED, least=certain[session], most=most)
 
 
 def _joined(case: Case) -> Iterator[Joined]:

@@ -67,7 +67,12 @@ class Fleet(Relay):
 
     async def __aenter__(self) -> "Fleet":
         """Start the database and the first servers."""
-        self.database = await asyncio.to_thread(Database, lease_ms=self._lease_ms)
+        starting = asyncio.ensure_future(asyncio.to_thread(Database, lease_ms=self._lease_ms))
+        try:
+            self.database = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            (await starting).close()
+            raise
         self.listing = self.database
         try:
             await super().__aenter__()

@@ -129,6 +129,7 @@ class Hands:
         if session is None or session in self._paused:
             return
         self._paused.add(session)
+        self._records.tried_to_pause.append(session)
         since_s, since = 0.0, 0
         try:
             reply = await ask(server.port, "POST", f"/v1/sessions/{session}/pause")

@@ -1,7 +1,7 @@
 """A receiver of webhooks, in the soak's own loop: it writes down what comes, and fails by chance.
 
-All runs have it as their webhook, by a setting of the servers. It checks signatures by the standard, with code of its
-own. What it refuses, or does not answer, must come again.
+All runs and sessions have it as their webhook, by a setting of the servers. It checks signatures by the standard, with
+code of its own. What it refuses, or does not answer, must come again.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from judging.evidence import Delivery
-from judging.webhooks import END
+from judging.webhooks import END, OF_SESSIONS
 from soak.records import ended_of_run
 from soak.wire import head_of_request
 
 SECRET: Final = b"the secret of a soak, of which nobody needs to know more"
-EVENTS: Final = ("run.started", "run.joined", "run.finished")
+EVENTS: Final = ("run.started", "run.joined", "run.finished", *OF_SESSIONS)
 RETRIES_S: Final = (0.2, 0.5, *([1.0] * 120))
 """So often that no event is given up, whatever the receiver does."""
 FAILS: Final = 0.08
@@ -98,6 +98,8 @@ def delivery_of(headers: dict[str, str], body: bytes, now_s: float) -> Delivery:
     """Return what the judge sees of an event."""
     event: dict[str, Any] = json.loads(body)
     run: dict[str, Any] = event["data"]
+    if event["type"] in OF_SESSIONS:
+        run = {"run_id": "", "status": "", **run}
     return Delivery(
         id=headers.get("webhook-id", ""),
         kind=event["type"],

@@ -183,6 +183,8 @@ class Records(Struct, kw_only=True):
     sweeps: list[Sweep] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
     pauses: list[Pause] = field(default_factory=list)
+    tried_to_pause: list[str] = field(default_factory=list)
+    """The session of each request to pause one, whatever became of it; each is resumed after it."""
     deletions: list[Deletion] = field(default_factory=list)
     left_at: dict[str, float] = field(default_factory=dict)
     """By label: when its client hung up, in seconds since the epoch."""

@@ -6,15 +6,18 @@
 import asyncio
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
-from contextlib import closing
+import tempfile
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from acceptance.server import TARGETS
+from soak.__main__ import ENDED_EARLY
 from soak.blows import NAMES
 from soak.database import Database
 from soak.server import ROOT
@@ -126,3 +129,39 @@ def test_an_interrupted_soak_still_judges(tmp_path: Path) -> None:
     assert process.returncode == 0, rest
     assert "nothing was wrong" in rest
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("postgres_programs")
+@pytest.mark.parametrize("when", ["it starts", "servers are killed"])
+def test_a_soak_that_is_to_end_at_once_ends_its_servers_and_its_database(when: str) -> None:
+    """SIGTERM judges nothing, and leaves no process."""
+    command = [sys.executable, "-u", "-m", "soak", "--kills", "100000", "--seed", "1", "--servers", "2"]
+    with tempfile.TemporaryDirectory() as folder:  # (which the database's own user can reach)
+        Path(folder).chmod(0o755)
+        paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": paths, "TMPDIR": folder}
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert "seed 1, 100000 kills" in process.stdout.readline()
+            if when == "servers are killed":
+                assert "/100000 kills" in process.stdout.readline()
+            process.send_signal(signal.SIGTERM)
+            rest = process.communicate(timeout=DEADLINE_S)[0]
+        assert process.returncode == ENDED_EARLY, rest
+        assert "ended before anything was judged" in rest
+        assert [each.name for each in Path(folder).glob("strandline-pg-*")] == []
+        for left in _processes_in(folder):
+            with suppress(ProcessLookupError):
+                ended = os.pidfd_open(left)
+                assert select.select([ended], [], [], DEADLINE_S)[0], f"process {left} stays"
+                os.close(ended)
+
+
+def _processes_in(folder: str) -> list[int]:
+    """Return which processes work in a folder, by what they were started with."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if folder.encode() in each.read_bytes():
+                found.append(int(each.parent.name))
+    return found

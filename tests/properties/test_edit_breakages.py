@@ -57,10 +57,31 @@ def edit_too_late(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Changing, "_edit", edit)
 
 
+def keep_the_words(patch: pytest.MonkeyPatch) -> None:
+    """An edit of what a run says changes all but that."""
+    patch.setattr(Changing, "_edit", lambda table, change: _edit(table, replace(change, input=None)))
+
+
+def say_it_as_it_was(patch: pytest.MonkeyPatch) -> None:
+    """An edit of what a run says is stored, and its run starts with what it said before."""
+
+    def edit(table: Changing, change: Edit) -> Any:
+        run = table._runs.get(change.run_id)
+        new = None if run is None else run.new
+        answer = _edit(table, change)
+        if isinstance(answer, Edited) and isinstance(run, RunState) and new is not None and run.new is not None:
+            run.new = replace(run.new, input=new.input)
+        return answer
+
+    patch.setattr(Changing, "_edit", edit)
+
+
 BREAKAGES: dict[str, tuple[Break, int, str]] = {
     "an edit that its run does not see": (start_as_it_was, 1009, "and it by"),
     "an edit that is not stored": (store_no_edit, 1009, "last, and not by one of"),
-    "an edit of what has changed since": (edit_whatever_it_is, 1009, "each time"),
+    "an edit of what has changed since": (edit_whatever_it_is, 1026, "each time"),
+    "an edit of words that is not made": (keep_the_words, 1009, "says what edit"),
+    "an edit of words that its run does not say": (say_it_as_it_was, 1009, "says what edit"),
     "an edit that comes too late": (edit_too_late, 1001, "when it had begun"),
 }
 """Each with the seed at which the search begins: the first that shows it, which saves playing the others."""

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-from judging.evidence import End
+from judging.evidence import Delivery, End
 from soak import hooks
 from soak.hooks import OLD_S, SECRET, Hooks, delivery_of
+from soak.records import Deletion, Pause
 from soak.wire import Broken, ask
 from soak_support import DONE, SESSION, World
 from strandline._webhooks.signing import headers
 
 NOW_S = 1_000_000.0
+PAIR = ("session.paused", "session.resumed")
 
 
 def body(kind: str = "run.finished", **changes: Any) -> bytes:
@@ -103,3 +105,50 @@ def test_the_judge_of_a_soak_misses_an_end_that_did_not_come() -> None:
     faults = world.judged()
     assert len(faults) == len(world.records.stored)
     assert all("was not received" in fault for fault in faults)
+
+
+def test_an_event_of_a_session_has_no_run() -> None:
+    payload = json.dumps({"type": "session.paused", "timestamp": "now", "data": {"session_id": SESSION}}).encode()
+    came = delivery_of(signed(payload), payload, NOW_S)
+    assert (came.kind, came.run_id, came.session, came.end) == ("session.paused", "", SESSION, None)
+
+
+def of_session(kind: str, name: str, session: str = SESSION) -> Delivery:
+    return Delivery(id=name, kind=kind, run_id="", session=session, content=name.encode())
+
+
+def judged(*deliveries: Delivery) -> list[str]:
+    """Return what is wrong with the events of sessions: one was paused once or twice, one deleted or perhaps not."""
+    world = World()
+    records = world.records
+    records.has_webhook, records.deliveries = True, [*deliveries]
+    records.tried_to_pause = [SESSION, SESSION]
+    records.pauses = [Pause(session=SESSION, since_s=1.0, until_s=2.0, since=1, until=2)]
+    records.deletions = [
+        Deletion(session="gone-1", sent=1, answered=2, status_code=204),
+        Deletion(session="gone-2", sent=1, answered=2, status_code=404, unsure=True),
+    ]
+    return [fault for fault in world.judged() if "was not received" not in fault]
+
+
+TOLD = (of_session("session.paused", "p1"), of_session("session.resumed", "r1"))
+GONE = of_session("session.deleted", "d1", "gone-1")
+MAYBE = of_session("session.deleted", "d2", "gone-2")
+
+
+@pytest.mark.parametrize(
+    ("deliveries", "fault"),
+    [
+        ((*TOLD, GONE), ""),
+        ((*TOLD, *TOLD, GONE, GONE, MAYBE), ""),
+        (TOLD, "session.deleted came 0 times of gone-1"),
+        ((GONE,), "session.paused came 0 times"),
+        ((TOLD[0], GONE), "was paused 1 times and resumed 0 times"),
+        ((*TOLD, GONE, *(of_session(kind, f"x{kind}{n}") for kind in PAIR for n in "12")), "came 3 times"),
+        ((*TOLD, GONE, of_session("session.deleted", "d3", SESSION)), "to which nobody did that"),
+        ((*TOLD, GONE, MAYBE, of_session("session.deleted", "d4", "gone-2")), "came 2 times of gone-2"),
+    ],
+)
+def test_the_judge_of_a_soak_counts_the_events_of_sessions(deliveries: tuple[Delivery, ...], fault: str) -> None:
+    faults = judged(*deliveries)
+    assert any(fault in each for each in faults) if fault else faults == [], faults
