@@ -137,6 +137,7 @@ PAGES: Final[dict[str, Page]] = {
             "test_open_webui_has_a_session_for_each_chat_and_others_for_its_own_tasks": ["CHAT_ID"],
             "test_librechat_has_a_session_for_each_conversation": ["```yaml\n"],
             "test_the_header_of_older_versions_of_open_webui_may_name_the_session": ["--session-header"],
+            "test_two_threads_in_anythingllm": ["GENERIC_OPEN_AI_CUSTOM_HEADERS"],
         }
     ),
     "check.md": Page(
