@@ -165,7 +165,7 @@ def _end_with_a_message(case: Any) -> None:
     """All items are messages of the user's, the conversation has an id, and only one of three names it; the response
     before has to exist. Nothing asks for another kind of answer than the agent's."""
     body = case.body
-    for name in ("tools", "text", "prompt", "top_logprobs", "store"):
+    for name in ("tools", "tool_choice", "text", "prompt", "top_logprobs", "store"):
         body.pop(name, None)
     if isinstance(body.get("input"), list):
         body["input"] = "Hello"

@@ -28,6 +28,13 @@ CASES: Final = {
     "pydantic_ai_native": (GIVEN, OBJECT),
     "langchain": (CALL, CALLED),
 }
+CHAINED: Final = {
+    "agents_conversation": (CALL, CALLED),
+    "agents_chained": (CALL, CALLED),
+    "pydantic_ai_chained": (CALL, CALLED),
+    "langchain_chained": (CALL, CALLED),
+}
+"""By responses, with what is new alone."""
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +60,23 @@ def asked(command: tuple[str, Path], script: str, server: Server, *requests: dic
     return said
 
 
-def test_frameworks_execute_their_tools_and_get_their_objects(server: Server) -> None:
-    requests = [{"session_id": name, "text": text, "through": name} for name, (text, _) in CASES.items()]
+@pytest.mark.parametrize(("api", "cases"), [("chat", CASES), ("responses", CASES | CHAINED)], ids=("chat", "responses"))
+def test_frameworks_execute_their_tools_and_get_their_objects(
+    server: Server, api: str, cases: dict[str, tuple[str, tuple[str, ...]]]
+) -> None:
+    requests = [
+        {"session_id": f"{api}-{name}", "text": text, "through": name, "api": api} for name, (text, _) in cases.items()
+    ]
     said = asked(python_client("frameworks"), "ask_frameworks.py", server, *requests)
-    for (name, (_, wanted)), each in zip(CASES.items(), said, strict=True):
-        assert all(part in each.get("text", "") for part in wanted), (name, each)
+    wrong = {
+        name: each
+        for (name, (_, wanted)), each in zip(cases.items(), said, strict=True)
+        if not all(part in each.get("text", "") for part in wanted)
+    }
+    assert wrong == {}
 
 
-@pytest.mark.parametrize("through", ["openai", "compatible"])
+@pytest.mark.parametrize("through", ["openai", "responses", "compatible"])
 def test_vercels_sdk_executes_its_tools_and_gets_its_objects(server: Server, through: str) -> None:
     cases = [("whole", CALL), ("stream", CALL), ("object", GIVEN)]
     requests = [

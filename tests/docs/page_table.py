@@ -220,7 +220,7 @@ PAGES: Final[dict[str, Page]] = {
         }
     ),
     "openai.md": Page(
-        served={"": init, "refund": approval, "kim": init, "counter": approval},
+        served={"": init, "refund": approval, "kim": init, "counter": approval, "while calls": init},
         says=[f"`{code}`" for code in ErrorCode],
     ),
     "operations.md": Page(

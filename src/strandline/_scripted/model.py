@@ -138,7 +138,7 @@ def results(messages: Messages) -> dict[str, str]:
     for block in messages[-1]["content"]:
         if "toolResult" in block:
             result = block["toolResult"]
-            parts = (part.get("text") or json.dumps(part.get("json")) for part in result["content"])
+            parts = (part["text"] if "text" in part else json.dumps(part.get("json")) for part in result["content"])
             found[result["toolUseId"]] = "".join(parts)
     return found
 

@@ -1,4 +1,4 @@
-// Tools and objects of Vercel's AI SDK, by chat completions. `node tools.mjs BASE_URL` answers each line of JSON.
+// Tools and objects of Vercel's AI SDK. `node tools.mjs BASE_URL` answers each line of JSON.
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateObject, generateText, jsonSchema, stepCountIs, streamText, tool } from "ai";
@@ -8,6 +8,7 @@ import { serve } from "./told.mjs";
 const settings = { baseURL: process.argv[2], apiKey: "none" };
 const models = {
   openai: createOpenAI(settings).chat("any"),
+  responses: createOpenAI(settings)("any"),
   compatible: createOpenAICompatible({ name: "strandline", supportsStructuredOutputs: true, ...settings })("any"),
 };
 const schema = (properties) =>

@@ -89,18 +89,16 @@ def _form(schema: dict[str, Any]) -> dict[str, Any]:
     return {**kind, "if": {"required": ["type"], "properties": {"type": {"const": "json_schema"}}}, "then": schema}
 
 
-_TOOL: Final[dict[str, Any]] = {
-    "required": ["type", "function"],
-    "properties": {
-        "type": {"const": "function"},
-        "function": {
-            "type": "object",
-            "required": ["name"],
-            "properties": {"name": {"type": "string", "pattern": f"^{TOOL_NAME}$"}},
-        },
-    },
+_FUNCTION: Final[dict[str, Any]] = {
+    "required": ["name"],
+    "properties": {"name": {"type": "string", "pattern": f"^{TOOL_NAME}$"}},
 }
-"""A tool of a client, as OpenAI's clients of chat completions send it."""
+_TOOL: Final[dict[str, Any]] = {
+    "required": ["type"],
+    "properties": {"type": {"const": "function"}},
+    "anyOf": [_with("function", _FUNCTION), _FUNCTION],
+}
+"""A tool of a client, as OpenAI's clients send it: with its fields in `function` in chat completions."""
 _ANSWERS: Final = {
     "if_busy": {"enum": ["enqueue", None]},
     "expected_run_id": {"type": "null"},
@@ -186,7 +184,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
         },
         "properties": {
             "input": {"minItems": 1},
-            "tools": {"maxItems": 0},
+            "tools": {"maxItems": MOST_TOOLS, "items": _TOOL},
             "text": {"properties": {"format": _form(_with("schema", {}))}},
             "prompt": {"type": "null"},
             "top_logprobs": {"enum": [0, None]},

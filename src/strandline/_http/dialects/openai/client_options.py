@@ -7,10 +7,24 @@ responses in the tool itself. All of this reads both.
 
 from typing import Any, Final
 
-from strandline._model import AnswerFormat, ClientTool
+from strandline._model import AnswerFormat, ClientOptions, ClientTool
 from strandline.errors import Invalid
 
 _ANY_OBJECT: Final[dict[str, Any]] = {"type": "object"}
+
+
+def client_options_of(
+    form: AnswerFormat | None,
+    tools: list[dict[str, Any]] | None,
+    choice: str | dict[str, Any] | None,
+    parallel: bool | None,
+) -> ClientOptions | None:
+    """Return what a client wants of the agent: the form of its answer, and the tools of the client as it chooses among
+    them. None: nothing. Raises `Invalid`."""
+    if form is None and not tools and choice in (None, "auto", "none"):
+        return None
+    may_call, must_call = chosen(tools_of(tools), choice)
+    return ClientOptions(format=form, tools=may_call, must_call=must_call, parallel=parallel is not False)
 
 
 def format_of(given: dict[str, Any] | None, there: str) -> AnswerFormat | None:

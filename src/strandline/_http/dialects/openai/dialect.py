@@ -6,7 +6,6 @@ a header (`X-Session-Id`, setting `session_header`), else by `metadata.session_i
 one is refused, because programs of this protocol know no sessions, and all their users would share one.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -17,7 +16,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline._clock import Clock
-from strandline._encoding import encode
 from strandline._engine.requests import ListedMessages
 from strandline._engine.streams import Later
 from strandline._http import wire
@@ -25,6 +23,7 @@ from strandline._http.caller import session_header, session_of
 from strandline._http.dialects.client_history import client_history, went_back
 from strandline._http.dialects.openai.answer import NoAnswer, answer_of
 from strandline._http.dialects.openai.body import BodyReader
+from strandline._http.dialects.openai.results import implied_key
 from strandline._http.dialects.openai.stream import Chunks
 from strandline._http.dialects.openai.wire import (
     SEND_AGAIN,
@@ -46,10 +45,9 @@ from strandline._http.dialects.openai.wire import (
 )
 from strandline._http.dialects.waiting import Waiting
 from strandline._http.exchange.exchange import Accepted, Dialect, Frames
-from strandline._http.exchange.idempotency import fingerprint
 from strandline._http.exchange.run_request import Responses, RunRequest
 from strandline._http.exchange.session_naming import SessionNaming
-from strandline._model import Input, Outcome, RunStatus, SessionId, session_id
+from strandline._model import Outcome, RunStatus, SessionId, session_id
 from strandline._settings import AppSettings
 from strandline.errors import Invalid, NotFound
 
@@ -184,13 +182,6 @@ class OpenAI(Dialect):
             "strandline": Extension(run.ticket.key.session_id, RunStatus.QUEUED, [], **went_back(run.ticket)),
         }
         return wire.answer({**body, "error": ErrorBody(error).error}, wire.ACCEPTED, headers)
-
-
-def implied_key(prompt: Input | Responses, sent: bytes) -> str | None:
-    """Return the key that stands for results of tools: a call has one result, so those who send it again repeat it."""
-    if not isinstance(prompt, Responses):
-        return None
-    return f"results-{hashlib.sha256(encode([prompt, fingerprint(sent).hex()])).hexdigest()}"
 
 
 def _wants_form(run: Accepted) -> bool:

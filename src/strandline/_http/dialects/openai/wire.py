@@ -16,7 +16,8 @@ from strandline._encoding import encode
 from strandline._http import wire
 from strandline._http.dialects.base64_content import decoded
 from strandline._http.dialects.client_history import INSTRUCTIONS
-from strandline._http.dialects.openai.client_options import chosen, format_of, tools_of
+from strandline._http.dialects.openai import client_options
+from strandline._http.dialects.openai.results import text_in
 from strandline._http.exchange.run_request import Response as Answered
 from strandline._http.exchange.run_request import Responses, RunOptions
 from strandline._http.routes.runs import AgentStateThen, EffectBody
@@ -119,27 +120,14 @@ def _results_of(messages: list[ChatMessage], before: int) -> list[Answered]:
             break
         if not message.tool_call_id:
             raise Invalid(f"The result of a tool needs the id of its call - at `{there}.tool_call_id`")
-        results.append(Answered(message.tool_call_id, _text_of(message, there)))
+        results.append(Answered(message.tool_call_id, text_in(message.content or "", "text", f"{there}.content")))
     return results[::-1]
-
-
-def _text_of(result: ChatMessage, there: str) -> str:
-    if not isinstance(result.content, list):
-        return result.content or ""
-    texts = [part.get("text") for part in result.content if part.get("type") == "text"]
-    if len(texts) < len(result.content) or not all(isinstance(each, str) for each in texts):
-        raise Invalid(f"The result of a tool must be a text, or parts of type text - at `{there}.content`")
-    return "".join(map(str, texts))
 
 
 def client_options_of(body: CompletionBody) -> ClientOptions | None:
     """Return what the client wants of the agent. Raises `Invalid`."""
-    form = format_of(body.response_format, "$.response_format")
-    if form is None and not body.tools and body.tool_choice in (None, "auto", "none"):
-        return None
-    tools, must_call = chosen(tools_of(body.tools), body.tool_choice)
-    parallel = body.parallel_tool_calls is not False
-    return ClientOptions(format=form, tools=tools, must_call=must_call, parallel=parallel)
+    form = client_options.format_of(body.response_format, "$.response_format")
+    return client_options.client_options_of(form, body.tools, body.tool_choice, body.parallel_tool_calls)
 
 
 def _refuse_what_is_not_there(body: CompletionBody) -> None:

@@ -21,7 +21,12 @@ from strandline._http.audit import changed
 from strandline._http.caller import principal_of, session_header, session_of
 from strandline._http.dialects.openai.responses.conversations import new_session
 from strandline._http.dialects.openai.responses.ending import ending_of, whole_items
-from strandline._http.dialects.openai.responses.given import check_supported, client_options_of, prompt_of
+from strandline._http.dialects.openai.responses.given import (
+    check_supported,
+    client_options_of,
+    has_results,
+    prompt_of,
+)
 from strandline._http.dialects.openai.responses.stream import NOTHING, ResponseEvents
 from strandline._http.dialects.openai.responses.wire import (
     READS,
@@ -34,6 +39,7 @@ from strandline._http.dialects.openai.responses.wire import (
     response_of,
     run_id_of,
 )
+from strandline._http.dialects.openai.results import implied_key
 from strandline._http.dialects.openai.wire import SEND_AGAIN, ErrorDetail, failed, failure
 from strandline._http.exchange.exchange import Accepted, Dialect, Exchange, Frames
 from strandline._http.exchange.run_request import UNTIL_IT_ENDS, RunRequest
@@ -65,7 +71,9 @@ class Responses(Dialect):
         prompt = prompt_of(body, lists_all=header is not None)
         key, previous = await self._session(request, body, header, answers=isinstance(prompt, Answers))
         client = client_options_of(body)
-        options = replace(body, metadata=marked(body.metadata, body, has_format=client is not None))
+        options = replace(
+            body, metadata=marked(body.metadata, body, has_format=client is not None and client.format is not None)
+        )
         if isinstance(prompt, Answers):
             previous = None  # (they name what they answer)
         elif previous is not None:
@@ -77,6 +85,7 @@ class Responses(Dialect):
             body=sent,
             as_events=bool(body.stream),
             client=client,
+            key_in_body=implied_key(prompt, sent) if has_results(body) else None,
             unless_last=previous is not None,
             wait_s=None if body.background else UNTIL_IT_ENDS,
         )

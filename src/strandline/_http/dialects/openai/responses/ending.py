@@ -16,7 +16,9 @@ from strandline._http.dialects.openai.responses.wire import (
     Reasoning,
     ReasoningText,
     ResponseStatus,
+    call_id_of,
 )
+from strandline._http.dialects.sent_text import BREAK
 from strandline._model import InputRequest, Outcome, RunStatus
 
 
@@ -27,13 +29,15 @@ class Ending(Struct, frozen=True, kw_only=True):
     text: str = ""
     reasoning: str = ""
     questions: list[InputRequest] = []
-    """Those that are items of their own."""
+    """Those to a person that are items of their own."""
+    calls: list[InputRequest] = []
+    """Calls of the client's tools."""
     error: str | None = None
 
     @property
     def has_message(self) -> bool:
         """Whether it has a message, maybe an empty one."""
-        return self.error is None and (self.text != "" or not self.questions)
+        return self.error is None and (self.text != "" or not (self.questions or self.calls))
 
 
 def ending_of(end: Outcome | RunFinished, run: AboutRun) -> Ending:
@@ -45,11 +49,16 @@ def ending_of(end: Outcome | RunFinished, run: AboutRun) -> Ending:
         status: ResponseStatus = "cancelled" if is_cancelled else "failed"
         return Ending(status=status, error=answer.error.message)
     as_items = run.questions != "text"
+    of_people = [each for each in end.input_requests if each.client_tool is not True]
+    # (What a model says before it calls a tool is not of the form that the client reads.)
+    text = "" if run.has_format and answer.calls else answer.text
+    question = "" if as_items else answer.question
     return Ending(
-        status="completed" if answer.finish_reason == "stop" else "incomplete",
-        text=answer.text if as_items else answer.content,
+        status="incomplete" if answer.finish_reason == "length" else "completed",
+        text=BREAK.join(filter(None, (text, question))),
         reasoning="" if answer.reasoning is UNSET else answer.reasoning,
-        questions=end.input_requests if as_items else [],
+        questions=of_people if as_items else [],
+        calls=[each for each in end.input_requests if each.client_tool is True],
     )
 
 
@@ -66,20 +75,23 @@ def whole_items(ending: Ending, run: AboutRun) -> list[Item]:
 
 
 def questions_of(ending: Ending, run: AboutRun) -> list[Item]:
-    """Return the questions of a response as items."""
-    if run.questions == "mcp_approval_request":
-        return [
-            ApprovalRequest(id=each.id, server_label=run.model, name=each.name, arguments=_arguments(each))
-            for each in ending.questions
-        ]
-    return [
-        FunctionCall(id=f"fc_{each.id}", call_id=each.id, name=each.name, arguments=_arguments(each))
-        for each in ending.questions
-    ]
+    """Return the calls of the client's tools in a response, and its questions, as items."""
+    items: list[Item] = [_call(each, call_id_of(run.run_id, each.id)) for each in ending.calls]
+    for each in ending.questions:
+        if run.questions == "mcp_approval_request":
+            about = _arguments(each)
+            items.append(ApprovalRequest(id=each.id, server_label=run.model, name=each.name, arguments=about))
+        else:
+            items.append(_call(each, each.id))
+    return items
+
+
+def _call(request: InputRequest, call_id: str) -> FunctionCall:
+    return FunctionCall(id=f"fc_{call_id}", call_id=call_id, name=request.name, arguments=_arguments(request))
 
 
 def _arguments(request: InputRequest) -> str:
-    """Return what a question is about, as JSON of an object."""
+    """Return the arguments of a call, or what a question is about, as JSON of an object."""
     reason = request.reason
     about = reason if isinstance(reason, dict) else {} if reason is None else {"reason": reason}
     return encode(about).decode()

@@ -14,12 +14,13 @@ import msgspec
 from strandline._files.kinds import SHOWN_AS
 from strandline._http.dialects.base64_content import decoded
 from strandline._http.dialects.client_history import INSTRUCTIONS
-from strandline._http.dialects.openai.client_options import format_of
-from strandline._http.dialects.openai.responses.wire import READS, ResponseRequest
+from strandline._http.dialects.openai import client_options
+from strandline._http.dialects.openai.responses.wire import READS, ResponseRequest, called
+from strandline._http.dialects.openai.results import text_in
 from strandline._http.dialects.openai.wire import image_of
 from strandline._http.exchange.run_request import Response as Answered
 from strandline._http.exchange.run_request import Responses
-from strandline._model import Block, ClientOptions, Input
+from strandline._model import AnswerFormat, Block, ClientOptions, Input
 from strandline.errors import Invalid
 
 YES: Final = "yes"
@@ -33,7 +34,6 @@ _FORMATS: Final = {media_type: form for media_type, (block, form) in SHOWN_AS.it
 def check_supported(body: ResponseRequest) -> None:
     """Raise `Invalid` for options that change what an answer is. Others, such as temperature, are ignored."""
     unsupported = {
-        "tools": (bool(body.tools), "the agent uses its own tools"),
         "prompt": (body.prompt is not None, "the agent has its own prompt"),
         "top_logprobs": (bool(body.top_logprobs), "there are no probabilities of its text"),
         "store": (body.store is False, "every run is stored, so that it cannot be lost"),
@@ -47,8 +47,10 @@ def check_supported(body: ResponseRequest) -> None:
 
 def client_options_of(body: ResponseRequest) -> ClientOptions | None:
     """Return what the client wants of the agent. Raises `Invalid`."""
-    form = None if body.text is None else format_of(body.text.format, "$.text.format")
-    return None if form is None else ClientOptions(format=form)
+    form: AnswerFormat | None = None
+    if body.text is not None:
+        form = client_options.format_of(body.text.format, "$.text.format")
+    return client_options.client_options_of(form, body.tools, body.tool_choice, body.parallel_tool_calls)
 
 
 def prompt_of(body: ResponseRequest, *, lists_all: bool) -> Input | Responses:
@@ -76,6 +78,13 @@ def prompt_of(body: ResponseRequest, *, lists_all: bool) -> Input | Responses:
     return [block for each in contents for block in ([{"text": each}] if isinstance(each, str) else each)]
 
 
+def has_results(body: ResponseRequest) -> bool:
+    """Return whether a request has results of the client's tools."""
+    items = body.input if isinstance(body.input, list) else []
+    call_ids = (item.get("call_id") for item in items if _is_answer((0, item)))
+    return any(isinstance(each, str) and called(each) is not None for each in call_ids)
+
+
 def _instructs(item: dict[str, Any]) -> bool:
     role = item.get("role")
     return isinstance(role, str) and role in INSTRUCTIONS
@@ -94,8 +103,10 @@ def _answer(number: int, item: dict[str, Any]) -> Answered:
     match item:
         case {"type": "mcp_approval_response", "approval_request_id": str(request_id), "approve": bool(approves)}:
             return Answered(request_id, YES if approves else NO)
-        case {"type": "function_call_output", "call_id": str(request_id), "output": str(output)}:
-            return Answered(request_id, _value(output))
+        case {"type": "function_call_output", "call_id": str(call_id), "output": str() | list() as output}:
+            text = text_in(output, "input_text", f"$.input[{number}].output")
+            tool = called(call_id)
+            return Answered(call_id, _value(text)) if tool is None else Answered(tool, text)
     raise Invalid(
         "An answer is a function_call_output with `call_id` and `output`, a text, or an mcp_approval_response with"
         f" `approval_request_id` and `approve` - at `$.input[{number}]`"
@@ -103,7 +114,7 @@ def _answer(number: int, item: dict[str, Any]) -> Answered:
 
 
 def _value(output: str) -> Any:
-    """Return the JSON that an output is, else its text."""
+    """Return the JSON that the output of a question is, else its text."""
     try:
         return msgspec.json.decode(output)
     except (msgspec.DecodeError, RecursionError):

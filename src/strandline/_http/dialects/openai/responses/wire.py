@@ -3,6 +3,7 @@
 Source: the API reference of OpenAI, "Responses". `strandline` is our own extension, as in chat completions.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -14,6 +15,7 @@ from strandline.errors import NotFound
 
 READS: Final = "The body is an object with `input`, a text or a list that ends with a message of the user's"
 PREFIX: Final = "resp_"
+_CALL: Final = re.compile(r"call_(run_[0-9a-f]+):(.+)", re.DOTALL)
 MARK: Final = "openai"
 """The key of a run's metadata for what its request said that later answers repeat."""
 ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
@@ -45,8 +47,8 @@ class ResponseRequest(RunOptions, frozen=True, kw_only=True):
     input: Annotated[
         str | list[dict[str, Any]],
         Meta(
-            description="A text, or items of which the last are the user's messages, or answers to questions; the"
-            " server has the earlier ones",
+            description="A text, or items of which the last are the user's messages, or results of the client's tools"
+            " and answers to questions; the server has the earlier ones",
             examples=["Hello"],
         ),
     ]
@@ -71,7 +73,11 @@ class ResponseRequest(RunOptions, frozen=True, kw_only=True):
         Meta(description="As what items the agent's questions to a person come; default: `function_call`"),
     ] = None
     store: Annotated[bool | None, Meta(description="Not false: every run is stored")] = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Annotated[
+        list[dict[str, Any]] | None, Meta(description="Functions that the client executes, beside the agent's tools")
+    ] = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     text: WantedText | None = None
     prompt: dict[str, Any] | None = None
     top_logprobs: float | None = None
@@ -116,7 +122,8 @@ class Reasoning(Struct, frozen=True, kw_only=True, tag_field="type", tag="reason
 
 
 class FunctionCall(Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call"):
-    """A question to a person: answer it by a `function_call_output` with its `call_id`, any JSON."""
+    """A call of a tool of the client's, or a question to a person: a `function_call_output` with its `call_id` is the
+    result, or the answer, any JSON."""
 
     id: str
     call_id: str
@@ -294,6 +301,17 @@ def run_id_of(response: str) -> RunId:
     if not response.startswith(PREFIX):
         raise NotFound(f"there is no response {response}: the ids of responses begin with {PREFIX}")
     return RunId(response.removeprefix(PREFIX))
+
+
+def call_id_of(run_id: RunId, request_id: str) -> str:
+    """Return the id of a call of a client's tool. It names the run as well, since providers may repeat their ids."""
+    return f"call_{run_id}:{request_id}"
+
+
+def called(call_id: str) -> str | None:
+    """Return the input request that is a call of a client's tool; None for the id of any other."""
+    found = _CALL.fullmatch(call_id)
+    return None if found is None else found[2]
 
 
 def marked(metadata: Mapping[str, Any] | None, body: ResponseRequest, *, has_format: bool) -> dict[str, Any]:
