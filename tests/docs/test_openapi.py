@@ -185,6 +185,7 @@ def test_whatever_a_route_is_refused_with_has_a_status() -> None:
         ("ResponseRequest", {"input": "x", "text": {"format": {"type": "json_schema", "schema": {}}}}, True),
         ("ResponseRequest", {"input": "x", "text": {"format": {"type": "json_schema"}}}, False),
         ("ResponseRequest", {"input": "x", "text": {"format": {"type": "grammar"}}}, False),
+        ("ResponseRequest", {"input": "x", "after": None, "if_busy": "collect"}, False),
         ("ResponseRequest", {"input": "x", "tools": [{"type": "function", "name": "weather"}]}, True),
         ("ResponseRequest", {"input": "x", "tools": [{"type": "function", "name": "a b"}]}, False),
         ("ResponseRequest", {"input": "x", "tools": [{"type": "web_search"}]}, False),

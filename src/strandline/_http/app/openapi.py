@@ -106,6 +106,8 @@ _ANSWERS: Final = {
     "not_before": {"type": "null"},
 }
 """Run options of a body that answers input requests: an answer precedes all queued runs anyway."""
+_JOINS: Final = [IfBusy.COLLECT.value, IfBusy.STEER.value]
+"""Policies of runs that are no turn of their own."""
 _BACK: Final[dict[str, Any]] = {"required": ["after"]}
 """A run that goes back; null is a place, too."""
 _ANSWERS_IN: Final[dict[str, Any]] = {
@@ -141,7 +143,7 @@ _AT_ODDS: Final = {
             {
                 **_BACK,
                 "anyOf": [
-                    {"required": ["if_busy"], "properties": {"if_busy": {"const": IfBusy.STEER.value}}},
+                    {"required": ["if_busy"], "properties": {"if_busy": {"enum": _JOINS}}},
                     {"required": ["on_question"], "properties": {"on_question": {"const": OnQuestion.ANSWER.value}}},
                     _some("not_before"),
                 ],
@@ -230,7 +232,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
             {"properties": {"input": {"type": "object"}, **_ANSWERS}, "not": _BACK},
         ],
     },
-    "AgainBody": {"properties": {"if_busy": {"not": {"const": IfBusy.STEER.value}}}},
+    "AgainBody": {"properties": {"if_busy": {"not": {"enum": _JOINS}}}},
     "EditBody": {
         "anyOf": [_some(each) for each in ("input", "metadata", "priority")],
         "properties": {"input": {"minItems": 1}},
