@@ -184,7 +184,9 @@ def _want_text_of_the_agent(body: dict[str, Any]) -> None:
 
 
 def _end_with_a_user(body: dict[str, Any]) -> None:
-    """The user's last message is a text, and no result of a tool follows it; under a `runId` it is the only one."""
+    """The user's last message is a text, and no result of a tool follows it; under a `runId` it is the only one. A
+    function takes no tools of clients."""
+    body.pop("tools", None)
     body["messages"] = [*body["messages"], {"id": "last", "role": "user", "content": "Hello"}]
     made = json.dumps(body, sort_keys=True)
     body["runId"] = hashlib.sha256(made.encode()).hexdigest()

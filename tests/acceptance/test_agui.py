@@ -483,7 +483,14 @@ HOSTILE: Final[dict[str, tuple[bytes | dict[str, Any], int, str]]] = {
         422,
         "invalid",
     ),
-    "tools": (body("x", tools=[{"name": "work", "description": "d"}]), 422, "invalid"),
+    "a tool with no name for models": (body("x", tools=[{"name": "a b", "description": "d"}]), 422, "invalid"),
+    "two tools of a name": (body("x", tools=[{"name": "a", "description": "d"}] * 2), 422, "invalid"),
+    "a tool that is none": (body("x", tools=["a"]), 422, "invalid"),
+    "a result of nothing": (
+        {**body("x"), "messages": [{"id": "m", "role": "tool", "toolCallId": "a", "content": "x"}]},
+        404,
+        "not_found",
+    ),
     "properties that are none": (body("x", forwardedProps=7), 422, "invalid"),
     "an unknown policy": (body("x", forwardedProps={"strandline": {"if_busy": "explode"}}), 422, "invalid"),
     "an answer that nobody awaits": (

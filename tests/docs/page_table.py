@@ -78,7 +78,14 @@ PAGES: Final[dict[str, Page]] = {
     ),
     # -- in docs/ --------------------------------------------------------------------------------------
     "agui.md": Page(
-        by={"test_its_program_prints_what_it_shows_by_the_official_client": ["new HttpAgent", "resume: [", "user: add"]}
+        by={
+            "test_its_program_prints_what_it_shows_by_the_official_client": [
+                "new HttpAgent",
+                "resume: [",
+                "user: add",
+                "weather returned",
+            ]
+        }
     ),
     "agentcore.md": Page(
         by={

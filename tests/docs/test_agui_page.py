@@ -12,13 +12,14 @@ PAGE = "agui.md"
 
 
 def test_its_program_prints_what_it_shows_by_the_official_client(tmp_path: Path) -> None:
-    program, answer = blocks(PAGE, "js")
-    (shown,) = blocks(PAGE, "text")
+    program, answer, tools = blocks(PAGE, "js")
+    shown, shown_by_tools = blocks(PAGE, "text")
     node, installed = npm_clients()
     with serving(*init(tmp_path), folder=tmp_path) as server:
-        for name, content in (
-            ("page.mjs", program),
-            ("answer.mjs", f"async function answer(agent, interrupt) {{ {answer} }}"),
+        for name, content, prints in (
+            ("page.mjs", program, shown),
+            ("answer.mjs", f"async function answer(agent, interrupt) {{ {answer} }}", ""),
+            ("tools.mjs", tools, shown_by_tools),
         ):
             script = installed / f"{tmp_path.name}-{name}"  # (where its imports are found)
             script.write_text(content.replace("http://127.0.0.1:8080", server.url))
@@ -33,4 +34,4 @@ def test_its_program_prints_what_it_shows_by_the_official_client(tmp_path: Path)
                 )
             finally:
                 script.unlink()
-            assert done.stdout == (shown if name == "page.mjs" else "")
+            assert done.stdout == prints

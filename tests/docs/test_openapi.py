@@ -30,6 +30,7 @@ REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 
 
 MESSAGE = {"role": "user", "content": "x"}
+AGUI = {"threadId": "t", "runId": "r", "messages": [{"id": "m", **MESSAGE}]}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 FORM = {"type": "json_schema", "json_schema": {"name": "f", "schema": {"type": "object"}}}
 
@@ -185,6 +186,9 @@ def test_whatever_a_route_is_refused_with_has_a_status() -> None:
         ("ResponseRequest", {"input": "x", "text": {"format": {"type": "json_schema", "schema": {}}}}, True),
         ("ResponseRequest", {"input": "x", "text": {"format": {"type": "json_schema"}}}, False),
         ("ResponseRequest", {"input": "x", "text": {"format": {"type": "grammar"}}}, False),
+        ("RunAgentInput", {**AGUI, "tools": [{"name": "weather", "description": "d", "parameters": {}}]}, True),
+        ("RunAgentInput", {**AGUI, "tools": [{"name": "a b", "description": "d"}]}, False),
+        ("RunAgentInput", {**AGUI, "messages": []}, False),
         ("ResponseRequest", {"input": "x", "after": None, "if_busy": "collect"}, False),
         ("ResponseRequest", {"input": "x", "tools": [{"type": "function", "name": "weather"}]}, True),
         ("ResponseRequest", {"input": "x", "tools": [{"type": "function", "name": "a b"}]}, False),

@@ -31,14 +31,26 @@ from strandline._engine.events import (
     ToolStarted,
     Why,
 )
+from strandline._engine.requests import request_id_of
 from strandline._history.texts import ended_early
 from strandline._http import wire
 from strandline._http.app.errors import response_to
 from strandline._http.dialects.agui.stream import AgUiEvents
 from strandline._http.dialects.agui.transcript import ListedMessages, is_said_by
-from strandline._http.dialects.agui.wire import RunAgentInput, options_of, prompt_of, refusal
+from strandline._http.dialects.agui.wire import RunAgentInput, client_options_of, options_of, prompt_of, refusal
 from strandline._http.exchange.run_request import Response, Responses
-from strandline._model import ErrorCode, IfBusy, InputRequest, Message, RunError, RunId, RunStatus, SessionId
+from strandline._model import (
+    ClientOptions,
+    ClientTool,
+    ErrorCode,
+    IfBusy,
+    InputRequest,
+    Message,
+    RunError,
+    RunId,
+    RunStatus,
+    SessionId,
+)
 from strandline.errors import Invalid, JournalUnavailable, QueueFull
 
 RUN, OTHER = RunId("run_1"), "run_2"
@@ -103,24 +115,60 @@ def test_unsupported_content_is_refused_with_its_place(content: Any, what: str, 
     assert where in str(refused.value)
 
 
-@pytest.mark.parametrize("roles", [[], ["system"], ["assistant", "tool"]])
+@pytest.mark.parametrize("roles", [[], ["system"], ["assistant"]])
 def test_without_a_message_of_the_user_there_is_no_input(roles: list[str]) -> None:
     with pytest.raises(Invalid, match="must be the user's"):
         prompt_of(body(messages=[{"id": "m", "role": role, "content": "x"} for role in roles]))
 
 
-def test_tools_of_a_client_and_their_results_are_refused() -> None:
-    with pytest.raises(Invalid, match=r"its own tools; leave these out - at `\$\.tools`"):
-        prompt_of(body(tools=[{"name": "f", "description": "x"}]))
-    with pytest.raises(Invalid, match=r"no result from its client - at `\$\.messages\[1\]`"):
-        prompt_of(body(messages=[ASKED, {"id": "m2", "role": "tool", "content": "x"}]))
-    harmless: list[dict[str, Any]] = [
-        {"tools": []},
-        {"tools": None},
-        {"messages": [ASKED, {"id": f"{RUN}-c", "role": "tool"}]},
-    ]
-    for given in harmless:
-        assert prompt_of(body(**given)) == "hello"
+CALLING = {"id": f"{RUN}-0", "role": "assistant", "content": ""}
+
+
+def result(call_id: str, content: Any = "sunny", **more: Any) -> dict[str, Any]:
+    return {"id": f"mine-{call_id}", "role": "tool", "toolCallId": call_id, "content": content, **more}
+
+
+def test_results_of_the_clients_tools_at_the_end_are_the_input() -> None:
+    ours = {**result("own"), "id": f"{RUN}-own"}
+    earlier = [ASKED, CALLING, result("old"), CALLING]
+    called = Responses([Response(request_id_of(each), "sunny") for each in ("a", "b")])
+    for listed in (
+        [*earlier, result("a"), ours, result("b")],
+        [*earlier, ours, result("a"), result("b"), {**CALLING, "id": "run_2-0"}],  # (what the answer has said so far)
+        [result("a"), result("b")],
+    ):
+        assert prompt_of(body(messages=listed)) == called
+    for listed in ([*earlier, ASKED], [ASKED, CALLING, ours]):
+        assert prompt_of(body(messages=listed)) == "hello"
+
+
+def test_a_result_is_a_text_or_an_error() -> None:
+    failed = body(messages=[ASKED, result("a", "", error="no network")])
+    assert prompt_of(failed) == Responses([Response(request_id_of("a"), "no network")])
+    with pytest.raises(Invalid, match=r"must be a text - at `\$\.messages\[1\]\.content`"):
+        prompt_of(body(messages=[ASKED, result("a", {"x": 1})]))
+    with pytest.raises(Invalid, match=r"the id of its call - at `\$\.messages\[1\]\.toolCallId`"):
+        prompt_of(body(messages=[ASKED, {"id": "m", "role": "tool", "content": "x"}]))
+
+
+def test_answers_and_results_of_one_round_go_together_and_earlier_ones_stay_out() -> None:
+    resume = [{"interruptId": "i", "status": "resolved", "payload": "yes"}]
+    both = body(messages=[ASKED, CALLING, result("a")], resume=resume)
+    assert prompt_of(both) == Responses([Response("i", "yes"), Response(request_id_of("a"), "sunny")])
+    later = body(messages=[ASKED, CALLING, result("a"), CALLING], resume=resume)
+    assert prompt_of(later) == Responses([Response("i", "yes")])
+
+
+def test_tools_are_wishes_of_the_client() -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    tools = [{"name": "weather", "description": "d", "parameters": schema}, {"name": "bare"}]
+    assert client_options_of(body(tools=tools)) == ClientOptions(
+        tools=(ClientTool(name="weather", description="d", json_schema=schema), ClientTool(name="bare"))
+    )
+    assert client_options_of(body(tools=[])) is None
+    assert client_options_of(body(tools=None)) is None
+    with pytest.raises(msgspec.ValidationError):
+        body(tools=[{"description": "without a name"}])
 
 
 @pytest.mark.parametrize("run_id", ["", "x" * 256, "a\nb", "é"])
@@ -171,6 +219,8 @@ class Client:
         listed: Iterable[dict[str, Any]] = (ASKED,),
         *,
         answers: bool = False,
+        tools: Iterable[str] = (),
+        results: Iterable[str] = (),
         state: Callable[[], Awaitable[dict[str, Any]]] | None = None,
     ) -> None:
         self.messages = list(listed)
@@ -185,8 +235,9 @@ class Client:
             thread_id="t",
             run_id="r",
             parent_run_id=None,
-            listed=ListedMessages(sent, RUN, has_some),
+            listed=ListedMessages(sent, RUN, has_some, frozenset(results)),
             answers=answers,
+            tools=frozenset(tools),
             later="later",
             state=state,
         )
@@ -396,6 +447,52 @@ def test_tools_of_an_answered_question_have_started_before() -> None:
     client = Client(answers=True).hears(*heard)
     assert client.calls() == []
     assert client.said() == ["(did a)", "Paid."]
+
+
+def test_results_that_the_client_has_are_not_sent_again() -> None:
+    """Those of its own tools, and those of the agent's that ended before the question."""
+    heard = (started("a"), finished("a"), MessageAdded(results("b", "a", "c")), MessageAdded(message("Done.")), end())
+    assert Client(answers=True, results={"a", "b"}).hears(*heard).said() == ["(did c)", "Done."]
+    asked = message("May I?", calls=["a", "b", "c"])
+    again = (RunRestarted(2, [asked, results("b", "a", "c")]), MessageAdded(message("Done.")), end())
+    assert Client(answers=True, results={"a", "b"}).hears(*again).said() == ["(did c)", "Done."]
+    later = (MessageAdded(message("Again.", calls=["a"])), started("a"), finished("a"), end())
+    client = Client(answers=True, results={"a"}).hears(*later)
+    assert client.said() == ["Again.", "(did a)"]
+
+
+def asks_client(*calls: str, of_people: Iterable[InputRequest] = ()) -> RunFinished:
+    requests = [InputRequest(request_id_of(each), each, {"n": 1}, client_tool=True) for each in calls]
+    last = message("Look.", calls=calls)
+    return RunFinished(
+        status=RunStatus.NEEDS_INPUT,
+        output="Look.",
+        message=last,
+        error=None,
+        input_requests=[*requests, *of_people],
+        usage=None,
+    )
+
+
+def test_calls_of_the_clients_tools_end_the_run_as_a_success() -> None:
+    client = Client().hears(MessageAdded(message("Look.", calls=["a"])), started("a"), asks_client("a"))
+    assert (client.calls(), client.last["outcome"]) == (["a"], {"type": "success"})
+    question = InputRequest("q", "pay", "really?")
+    client = Client().hears(asks_client("a", of_people=[question]))
+    assert client.calls() == ["a"]
+    assert [each["id"] for each in client.last["outcome"]["interrupts"]] == ["q"]
+
+
+def test_large_arguments_of_the_clients_tools_are_sent_whole() -> None:
+    large = ToolStarted("a", "a", None, truncated=True)
+    for client in (Client(tools={"a"}), Client(answers=True)):
+        client.hears(MessageAdded(message("Look.", calls=["a"])), large)
+        assert client.calls() == []
+        client.hears(asks_client("a"))
+        assert client.calls() == ["a"]
+        assert b'"TOOL_CALL_ARGS","toolCallId":"a","delta":"{\\"n\\":1}"' in client.bytes
+    own = Client(answers=True).hears(MessageAdded(message("Look.", calls=["a"])), large, finished("a"))
+    assert own.calls() == ["a"]
 
 
 def test_tools_without_a_message_have_one() -> None:

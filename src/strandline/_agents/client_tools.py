@@ -14,11 +14,10 @@ from strands.middleware import InvokeModelContext, InvokeModelStage
 from strands.types.tools import AgentTool, ToolGenerator, ToolSpec, ToolUse
 
 from strandline._agents.abnormal_exit import CURRENT
+from strandline._agents.client_calls import CLIENT_TOOL
 from strandline._model import ClientOptions, ClientTool, InputRequest
 
 ONE_AT_A_TIME: Final = "This tool was not called: the user's program takes one call at a time. Call it again, alone."
-_QUESTION: Final = "client_tool"
-"""The name of its interrupts. Their reason has this key, too."""
 
 
 class CalledByClient(AgentTool):
@@ -82,9 +81,9 @@ class ClientTools:
     def question(self, interrupt: Any) -> InputRequest | None:
         """Return the input request of an interrupt that is a call of one of them; None for any other."""
         reason = interrupt.reason
-        if interrupt.name != _QUESTION or not isinstance(reason, dict) or reason.get(_QUESTION) not in self.tools:
+        if interrupt.name != CLIENT_TOOL or not isinstance(reason, dict) or reason.get(CLIENT_TOOL) not in self.tools:
             return None
-        return InputRequest(interrupt.id, reason[_QUESTION], reason.get("input"), client_tool=True)
+        return InputRequest(interrupt.id, reason[CLIENT_TOOL], reason.get("input"), client_tool=True)
 
     def call(self, event: BeforeToolCallEvent[Any]) -> None:
         """Ask the client before one of them is executed, or give it the answer."""
@@ -95,7 +94,9 @@ class ClientTools:
         if not self.options.parallel and use["toolUseId"] != self._first(event.agent.messages[-1]):
             event.cancel_tool = ONE_AT_A_TIME
             return
-        tool.answers[use["toolUseId"]] = event.interrupt(_QUESTION, {_QUESTION: tool.tool.name, "input": use["input"]})
+        tool.answers[use["toolUseId"]] = event.interrupt(
+            CLIENT_TOOL, {CLIENT_TOOL: tool.tool.name, "input": use["input"]}
+        )
 
     def shown(self, context: InvokeModelContext) -> InvokeModelContext:
         """Return a model call with their schemas, and with the tool that the client wants called."""

@@ -5,6 +5,7 @@ is the allowlist of content blocks. Everything here is a value or a check: nothi
 matter.
 """
 
+from strandline._agents.client_calls import request_id_of
 from strandline._engine.requests.checked_tools import CheckedTool, ToolOutcome, not_resolvable, resolution
 from strandline._engine.requests.client_list import Continues, Differs, GoesBack, ListedMessages, place_in
 from strandline._engine.requests.client_options import (
@@ -57,6 +58,7 @@ __all__ = [
     "RunBuilder",
     "Request",
     "RunEdit",
+    "request_id_of",
     "ToolOutcome",
     "again_request",
     "check_content",

@@ -221,7 +221,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
         "properties": {
             "threadId": _SESSION_ID,
             "runId": {"pattern": _RUN_ID},
-            "tools": {"anyOf": [{"type": "null"}, {"maxItems": 0}]},
+            "tools": {"maxItems": MOST_TOOLS, "items": _FUNCTION},
         },
     },
     "ResumeEntry": {"if": {"properties": {"status": {"const": "resolved"}}}, "then": _some("payload")},

@@ -22,11 +22,18 @@ from strandline._http import wire
 from strandline._http.caller import session_of
 from strandline._http.dialects.agui.stream import AgUiEvents
 from strandline._http.dialects.agui.transcript import ListedMessages, is_said_by
-from strandline._http.dialects.agui.wire import READS, RunAgentInput, last_said, options_of, prompt_of
+from strandline._http.dialects.agui.wire import (
+    READS,
+    RunAgentInput,
+    client_options_of,
+    last_said,
+    options_of,
+    prompt_of,
+)
 from strandline._http.dialects.client_history import Earlier, client_history, went_back
 from strandline._http.exchange.exchange import Accepted, Dialect, Frames
 from strandline._http.exchange.run_request import Responses, RunRequest
-from strandline._model import Outcome, SessionKey
+from strandline._model import Outcome, RunId, SessionKey
 from strandline._settings import AppSettings
 from strandline.errors import Invalid, InvariantBroken
 
@@ -49,7 +56,7 @@ class AgUi(Dialect):
         self._decode = msgspec.json.Decoder(RunAgentInput).decode
 
     async def parse(self, request: Request) -> RunRequest:
-        """Read the user's last message, or answers to input requests."""
+        """Read the user's last message, or answers to input requests, as which results of tools count."""
         body, sent = await wire.read_json(request, self._settings.max_body_bytes, self._decode, READS)
         prompt = prompt_of(body)
         try:
@@ -58,7 +65,8 @@ class AgUi(Dialect):
             raise Invalid(f"{error} - at `$.threadId`") from None
         return _Request(
             key=key,
-            listed=self._listed(request, body),
+            listed=None if isinstance(prompt, Responses) else self._listed(request, body),
+            client=client_options_of(body),
             input=prompt,
             options=options_of(body),
             body=_counting(body, prompt),
@@ -77,7 +85,7 @@ class AgUi(Dialect):
         """Return what a client lists of the conversation before its message, if that counts."""
         how = client_history(request, self._settings.client_history)
         said = last_said(body.messages)
-        if how == "ignore" or body.resume or said is None or options_of(body).after is not UNSET:
+        if how == "ignore" or said is None or options_of(body).after is not UNSET:
             return None
         earlier = Earlier()
         for message in body.messages[: said + 1]:
@@ -100,8 +108,9 @@ class AgUi(Dialect):
             thread_id=body.read.thread_id,
             run_id=body.read.run_id,
             parent_run_id=body.read.parent_run_id,
-            listed=ListedMessages(body.sent, ours, has_some),
+            listed=ListedMessages(body.sent, ours, has_some, _results_listed(body.read, ours)),
             answers=isinstance(body.input, Responses),
+            tools=frozenset(each.name for each in body.read.tools or ()),
             went_back=went_back(run.ticket),
             state=partial(self._shown_state, run.ticket.key) if self._settings.agui_state else None,
             later=f"the server is stopping; the run continues after its restart, see {run.location}",
@@ -112,5 +121,20 @@ class AgUi(Dialect):
 def _counting(body: RunAgentInput, prompt: object) -> bytes:
     """Return what of a request counts: one that is repeated may list what its client has got meanwhile."""
     said = last_said(body.messages)
-    given = body.resume if isinstance(prompt, Responses) else None if said is None else body.messages[said].content
+    given: object = None if said is None else body.messages[said].content
+    if isinstance(prompt, Responses):
+        given = body.resume or [(each.id, each.response) for each in prompt.responses]
     return encode([body.thread_id, given, options_of(body)])
+
+
+def _results_listed(body: RunAgentInput, ours: RunId) -> frozenset[str]:
+    """Return the calls whose results the client has before the run, of the round that it answers."""
+    found: set[str] = set()
+    for message in reversed(body.messages):
+        if is_said_by(ours, message.id):
+            continue
+        if message.role == "assistant":
+            break
+        if message.role == "tool" and message.tool_call_id:
+            found.add(message.tool_call_id)
+    return frozenset(found)

@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 from strandline._encoding import encode, encode_messages
 from strandline._engine import events
 from strandline._engine.events import Numbered, type_of
+from strandline._engine.requests import request_id_of
 from strandline._http.dialects.agui import wire
 from strandline._http.dialects.agui.transcript import ListedMessages, Transcript
 from strandline._http.dialects.endings import reason_of
@@ -51,6 +52,7 @@ class AgUiEvents:
         parent_run_id: str | None,
         listed: ListedMessages,
         answers: bool,
+        tools: frozenset[str] = frozenset(),
         went_back: Mapping[str, Any] = MappingProxyType({}),
         later: str,
         state: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
@@ -65,6 +67,11 @@ class AgUiEvents:
         self._state = state
         self._last_event = b""
         """The end of the run, for after its state."""
+        self._answers = answers
+        self._tools = tools
+        """The names of the client's tools."""
+        self._postponed: dict[str, str] = {}
+        """The names of started tools that may be the client's, whose arguments are too large for an event, by id."""
         self._said = Transcript(ours, listed, answers=answers)
         self._text: str | None = None
         """The id of the message whose text is being sent."""
@@ -96,6 +103,8 @@ class AgUiEvents:
                 return self._thinks(text)
             case events.MessageAdded(message):
                 return self._added(message)
+            case events.ToolStarted(name=name, truncated=True) if self._answers or name in self._tools:
+                self._postponed[event.tool_use_id] = name
             case events.ToolStarted():
                 return self._calls(event.tool_use_id, event.name, event.input)
             case events.ToolFinished():
@@ -234,10 +243,15 @@ class AgUiEvents:
         return data + _event(wire.CallEnd(tool_call_id=call_id))
 
     def _result(self, result: ToolResult) -> bytes:
+        call_id, before = result["toolUseId"], b""
+        if (name := self._postponed.pop(call_id, None)) is not None:
+            before = self._calls(call_id, name, None)
         found = self._said.result(result)
         if found is None:
-            return b""
-        return _event(wire.CallResult(message_id=found.id, tool_call_id=found.tool_call_id, content=found.content))
+            return before
+        return before + _event(
+            wire.CallResult(message_id=found.id, tool_call_id=found.tool_call_id, content=found.content)
+        )
 
     # -- the end --------------------------------------------------------------------------------------
 
@@ -245,7 +259,7 @@ class AgUiEvents:
         self._has_ended = True
         reason, data = reason_of(end), b""
         if reason is None and end.message is not None:
-            data = self._last(end.message)
+            data = self._last(end.message) + self._calls_of_client(end)
         data += self._close()
         outcome = wire.outcome_of(end)
         if outcome is None:
@@ -257,6 +271,15 @@ class AgUiEvents:
         if self._state is None:
             return data + _event(finished)
         self._last_event = _event(finished)
+        return data
+
+    def _calls_of_client(self, end: events.RunFinished) -> bytes:
+        """Send the calls of the client's tools that were not sent when they started, with all their arguments."""
+        arguments = {each.id: each.reason for each in end.input_requests if each.client_tool is True}
+        data = b""
+        for block in end.message["content"] if end.message and arguments else ():
+            if (use := block.get("toolUse")) is not None and (called := request_id_of(use["toolUseId"])) in arguments:
+                data += self._calls(use["toolUseId"], use["name"], arguments[called])
         return data
 
     def _last(self, message: Message) -> bytes:

@@ -30,6 +30,8 @@ class ListedMessages(Struct, frozen=True):
     body: bytes
     run_id: RunId
     has_some_of_the_run: bool
+    results: frozenset[str] = frozenset()
+    """The calls of the round that the request answers whose results its client has."""
 
     def before_the_run(self) -> list[Raw]:
         """Return them without those of the run, and without the space between their parts: lines end events."""
@@ -145,6 +147,8 @@ class Transcript:
         call_id = result["toolUseId"]
         if call_id in self._ended and call_id not in self._running:
             return None
+        if call_id in self._listed.results and self._last() is None:
+            return None
         self._running.discard(call_id)
         self._ended[call_id] = count = self._ended.get(call_id, 0) + 1
         again = f".{count}" if count > 1 else ""
@@ -154,10 +158,13 @@ class Transcript:
         return made
 
     def restart(self, messages: Sequence[Message]) -> None:
-        """Have exactly these messages, those of a run that executes again."""
+        """Have exactly these messages, those of a run that executes again.
+
+        The first one of a run that answers is the one that has asked, which its client has.
+        """
         self._said, self._count, self._withdrawn, self._thoughts, self._kept = [], 0, 0, 0, 0
         self._running, self._ended = set(), {}
-        for message in messages:
+        for message in messages[1:] if self._answers else messages:
             if message["role"] == "assistant":
                 self.add(text_of(message))
             for block in message["content"]:

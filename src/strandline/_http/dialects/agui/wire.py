@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from strandline._encoding import encode
 from strandline._engine.events import RunFinished
+from strandline._engine.requests import request_id_of
 from strandline._files.kinds import SHOWN_AS
 from strandline._http import wire
 from strandline._http.dialects.base64_content import decoded
@@ -20,7 +21,7 @@ from strandline._http.exchange.idempotency import key_in_body
 from strandline._http.exchange.run_request import Response as Answered
 from strandline._http.exchange.run_request import Responses, RunOptions
 from strandline._http.routes.runs import AgentStateThen, EffectBody
-from strandline._model import Block, Input, InputRequest, RunId, RunStatus, SessionId
+from strandline._model import Block, ClientOptions, ClientTool, Input, InputRequest, RunId, RunStatus, SessionId
 from strandline.errors import Invalid
 
 READS: Final = "The body is an AG-UI `RunAgentInput`: `threadId`, `runId` and `messages`"
@@ -31,12 +32,22 @@ _OURS: Final = "run_"
 # -- requests -----------------------------------------------------------------------------------------
 
 
-class ListedMessage(Struct, frozen=True):
+class ListedMessage(Struct, frozen=True, rename="camel"):
     """A message of the client's copy of the conversation."""
 
     id: str
     role: str
     content: str | list[dict[str, Any]] | dict[str, Any] | None = None
+    tool_call_id: Annotated[str | None, Meta(description="With role `tool`: the call whose result this is")] = None
+    error: Annotated[str | None, Meta(description="With role `tool`: why there is no other result")] = None
+
+
+class Tool(Struct, frozen=True):
+    """A tool of the client, which executes it; `parameters` is the JSON Schema of an object."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
 
 
 class ResumeEntry(Struct, frozen=True, rename="camel"):
@@ -64,10 +75,14 @@ class RunAgentInput(Struct, frozen=True, rename="camel", kw_only=True):
         Meta(description="A request repeated with it is the same run; the header `Idempotency-Key` comes before it"),
     ]
     messages: Annotated[
-        list[ListedMessage], Meta(description="The last one of the user's is the input; the server has the others")
+        list[ListedMessage],
+        Meta(
+            description="The last one of the user's is the input, or the last ones are results of the client's tools;"
+            " the server has the others"
+        ),
     ]
     parent_run_id: str | None = None
-    tools: Annotated[list[dict[str, Any]] | None, Meta(description="None: the agent uses its own")] = None
+    tools: Annotated[list[Tool] | None, Meta(description="Tools that the client executes, beside the agent's")] = None
     forwarded_props: ForwardedProps | None = None
     resume: Annotated[list[ResumeEntry] | None, Meta(description="Answers to the agent's questions")] = None
 
@@ -81,16 +96,13 @@ def options_of(body: RunAgentInput) -> RunOptions:
 def prompt_of(body: RunAgentInput) -> Input | Responses:
     """Return the input. Raises `Invalid`."""
     key_in_body(body.run_id, "$.runId")
-    if body.tools:
-        raise Invalid("The agent uses its own tools; leave these out - at `$.tools`")
-    if body.resume:
-        return Responses([_answer(entry, f"$.resume[{at}]") for at, entry in enumerate(body.resume)])
+    answers = [_answer(entry, f"$.resume[{at}]") for at, entry in enumerate(body.resume or ())]
+    answers += [_result(body.messages[at], f"$.messages[{at}]") for at in results_in(body)]
+    if answers:
+        return Responses(answers)
     said = last_said(body.messages)
     if said is None:
         raise Invalid(f"One message must be the user's - at `$.messages`. {READS}")
-    if (last := body.messages[-1]).role == "tool" and not last.id.startswith(_OURS):
-        there = f"$.messages[{len(body.messages) - 1}]"
-        raise Invalid(f"The agent uses its own tools, and awaits no result from its client - at `{there}`")
     content, there = body.messages[said].content, f"$.messages[{said}].content"
     if isinstance(content, str):
         return content
@@ -102,6 +114,43 @@ def prompt_of(body: RunAgentInput) -> Input | Responses:
 def last_said(messages: Sequence[ListedMessage]) -> int | None:
     """Return the index of the user's last message; None: there is none."""
     return next((at for at in range(len(messages) - 1, -1, -1) if messages[at].role == "user"), None)
+
+
+def results_in(body: RunAgentInput) -> list[int]:
+    """Return the indices of results of the client's tools with which its list ends.
+
+    Results that the server has sent are no news, and neither are messages of the agent at the end: a client that
+    repeats its request may list them. With answers to questions there is none of these, since the agent asked last.
+    """
+    found: list[int] = []
+    for at in range(len(body.messages) - 1, -1, -1):
+        message = body.messages[at]
+        if message.role == "user" or (message.role == "assistant" and (found or body.resume)):
+            break
+        if message.role == "tool" and not message.id.startswith(_OURS):
+            found.append(at)
+    return found[::-1]
+
+
+def client_options_of(body: RunAgentInput) -> ClientOptions | None:
+    """Return what the client wants of the agent: its tools."""
+    if not body.tools:
+        return None
+    return ClientOptions(
+        tools=tuple(
+            ClientTool(name=each.name, description=each.description or "", json_schema=each.parameters or {})
+            for each in body.tools
+        )
+    )
+
+
+def _result(message: ListedMessage, there: str) -> Answered:
+    if not message.tool_call_id:
+        raise Invalid(f"The result of a tool needs the id of its call - at `{there}.toolCallId`")
+    text = message.content or message.error or ""
+    if not isinstance(text, str):
+        raise Invalid(f"The result of a tool must be a text - at `{there}.content`")
+    return Answered(request_id_of(message.tool_call_id), text)
 
 
 def _answer(entry: ResumeEntry, there: str) -> Answered:
@@ -378,14 +427,16 @@ def tokens(usage: dict[str, int] | None) -> list[Tokens] | UnsetType:
 
 
 def outcome_of(end: RunFinished) -> Success | Interrupted | Cancelled | None:
-    """Return the outcome of a run; None: it has failed."""
+    """Return the outcome of a run; None: it has failed. Calls of the client's tools are a success: it executes them."""
     match end.status:
         case RunStatus.SUCCEEDED:
             return Success()
         case RunStatus.CANCELLED:
             return Cancelled()
         case RunStatus.NEEDS_INPUT:
-            requests = end.input_requests
+            requests = [each for each in end.input_requests if each.client_tool is not True]
+            if not requests:
+                return Success()
             return Interrupted(
                 [Interrupt(each.id, each.name, _prompt_to_people(each), {"strandline": each}) for each in requests]
             )
