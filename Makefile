@@ -20,7 +20,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run run-scale test coverage check mutate simulate bench bench-peers soak docs pictures image
+.PHONY: help run run-scale test interfaces coverage check mutate simulate bench bench-peers soak docs pictures image
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -55,6 +55,9 @@ run-scale: $(VENV)/.demo ## Kill one of three servers over a private PostgreSQL,
 
 test: $(VENV)/.dev ## Run the tests (some of them: make test TESTS=tests/unit)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(if $(ORDER),--order $(ORDER)) $(TESTS)
+
+interfaces: $(VENV)/.dev ## Run Open WebUI and CopilotKit in a browser at real servers (2 GB are downloaded at first)
+	STRANDLINE_INTERFACES=1 $(BIN)/python -m pytest tests/acceptance/test_user_interfaces.py
 
 coverage: $(VENV)/.dev ## Run the tests, and say which lines of the package none of them has run (TESTS= as for test)
 	@$(BIN)/coverage erase

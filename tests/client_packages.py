@@ -20,32 +20,38 @@ import pytest
 CLIENTS: Final = Path(__file__).parent / "clients"
 CACHE: Final = Path(__file__).parents[1] / ".venv" / "clients"
 INSTALL_S: Final = 300
+_LISTS: Final = ("package.json", "package-lock.json", ".npmrc")
 
 
-def npm_clients() -> tuple[str, Path]:
-    """Install the clients of `tests/clients/npm`; return what runs their scripts, and where those are."""
+def npm_clients(name: str = "npm", *, install_s: float = INSTALL_S) -> tuple[str, Path]:
+    """Install the packages of a folder of `tests/clients`; return what runs its scripts, and where those are."""
     if shutil.which("npm") is None or shutil.which("node") is None:
         _missing("npm is not on this machine (apt install nodejs npm)")
-    sources = CLIENTS / "npm"
-    place = _place("npm", sources / "package-lock.json")
+    sources = CLIENTS / name
+    place = _place(name, sources / "package-lock.json")
     if not (place / "node_modules").exists():
         place.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=place.parent) as made:  # (several processes may do so at once)
-            for name in ("package.json", "package-lock.json", ".npmrc"):
-                shutil.copy(sources / name, made)
-            _install("npm", "ci", "--no-progress", folder=Path(made))
+            for each in _LISTS:
+                shutil.copy(sources / each, made)
+            _install("npm", "ci", "--no-progress", folder=Path(made), install_s=install_s)
             with suppress(OSError):
                 Path(made).rename(place)
             Path(made).mkdir(exist_ok=True)
-    for script in sources.glob("*.mjs"):
+    for script in sources.iterdir():
+        if script.name in _LISTS:
+            continue
         copied = place / f"{script.name}.{os.getpid()}"
         shutil.copy(script, copied)
         copied.rename(place / script.name)
     return "node", place
 
 
-def python_client(name: str) -> tuple[str, Path]:
-    """Install the packages of a folder of `tests/clients`; return what runs its scripts, and where those are."""
+def python_client(name: str, *, complete: bool = False, install_s: float = INSTALL_S) -> tuple[str, Path]:
+    """Install the packages of a folder of `tests/clients`; return what runs its scripts, and where those are.
+
+    `complete`: nothing is installed but what its list names, whatever the packages say that they need.
+    """
     sources = CLIENTS / name
     place = _place(name, sources / "requirements.txt")
     python = place / "bin" / "python"
@@ -54,8 +60,10 @@ def python_client(name: str) -> tuple[str, Path]:
         venv.create(place, with_pip=False)
         _install(
             *(sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"),
+            *(("--no-deps",) if complete else ()),
             *("--requirement", str(sources / "requirements.txt")),
             folder=place,
+            install_s=install_s,
         )
         (place / "ready").touch()
     return str(python), sources
@@ -67,8 +75,8 @@ def _place(name: str, versions: Path) -> Path:
     return CACHE / f"{name}-{hashlib.sha256(content).hexdigest()[:12]}"
 
 
-def _install(*command: str, folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_S, check=False)
+def _install(*command: str, folder: Path, install_s: float) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=install_s, check=False)
     if done.returncode != 0:
         _missing(f"{' '.join(command[:3])} could not install the clients: {done.stderr[-2000:]}")
 

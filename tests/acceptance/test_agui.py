@@ -192,6 +192,23 @@ def test_the_official_client_answers_questions(client: HttpAgent, server: Server
     error(late, 404, "not_found")
 
 
+def test_answers_may_come_under_the_run_id_of_the_question(server: Server) -> None:
+    """CopilotKit's chat sends them so; each of them is a run of its own, and repeated it is the same one."""
+    asked = ask(server, "q @pay")
+    (interrupt,) = events(asked)[-1]["outcome"]["interrupts"]
+    resume = [{"interruptId": interrupt["id"], "status": "resolved", "payload": "yes"}]
+    said = server.client.post("/agui", json=body("q @pay", resume=resume))
+    assert (events(said)[0]["runId"], events(said)[-1]["outcome"]) == ("r", {"type": "success"})
+    assert said.headers["location"] != asked.headers["location"]
+    again = server.client.post("/agui", json=body("q @pay", resume=resume))
+    assert (again.content, again.headers["idempotency-replayed"]) == (said.content, "true")
+    error(server.client.post("/agui", json=body("q @pay", resume=[{**resume[0], "payload": 1}])), 422, "key_reused")
+    assert ask(server, "q @pay").content == asked.content
+    assert len(server.client.get("/v1/sessions/t/runs").json()["runs"]) == 2
+    late = server.client.post("/agui", json=body("q @pay", run_id="other", resume=resume))
+    error(late, 409, "already_answered")
+
+
 def test_a_run_that_somebody_cancels_is_cancelled(client: HttpAgent, server: Server, at: Checkpoints) -> None:
     at.hold("c model 0")
     waiting = client.run("stop", "c")

@@ -80,11 +80,13 @@ PAGES: Final[dict[str, Page]] = {
     "agui.md": Page(
         by={
             "test_its_program_prints_what_it_shows_by_the_official_client": [
-                "new HttpAgent",
+                'threadId: "ada"',
                 "resume: [",
                 "user: add",
+                'threadId: "tools"',
                 "weather returned",
-            ]
+            ],
+            "test_a_conversation_in_copilotkit": ["new CopilotRuntime"],
         }
     ),
     "agentcore.md": Page(

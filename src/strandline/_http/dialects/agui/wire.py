@@ -4,6 +4,7 @@ Source: the schema of AG-UI 1.0, with its packages `ag-ui-protocol` and `@ag-ui/
 `forwardedProps` and in `metadata`, is our own extension.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
@@ -91,6 +92,17 @@ def options_of(body: RunAgentInput) -> RunOptions:
     """Return the options of the run."""
     props = body.forwarded_props
     return RunOptions() if props is None or props.strandline is None else props.strandline
+
+
+def key_of(body: RunAgentInput, prompt: Input | Responses) -> str:
+    """Return the idempotency key of a request.
+
+    Answers have a key of their own, since some clients send them under the `runId` of the run that has asked.
+    """
+    if not isinstance(prompt, Responses):
+        return body.run_id
+    answered = encode([body.run_id, sorted(each.id for each in prompt.responses)])
+    return f"answers-{hashlib.sha256(answered).hexdigest()}"
 
 
 def prompt_of(body: RunAgentInput) -> Input | Responses:
