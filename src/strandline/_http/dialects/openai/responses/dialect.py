@@ -7,24 +7,27 @@ response before (`previous_response_id`). A request that names none begins a new
 from collections.abc import Mapping
 from typing import Final
 
+from msgspec import UNSET
 from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline._encoding import decoder
 from strandline._engine.reading import RunView
-from strandline._engine.requests import without_client_options
+from strandline._engine.requests import ListedMessages, without_client_options
 from strandline._engine.service import Service
 from strandline._engine.streams import Later
 from strandline._http import wire
 from strandline._http.audit import changed
 from strandline._http.caller import principal_of, session_header, session_of
+from strandline._http.dialects.client_history import client_history
 from strandline._http.dialects.openai.responses.conversations import new_session
 from strandline._http.dialects.openai.responses.ending import ending_of, whole_items
 from strandline._http.dialects.openai.responses.given import (
     check_supported,
     client_options_of,
     has_results,
+    listed_in,
     prompt_of,
 )
 from strandline._http.dialects.openai.responses.stream import NOTHING, ResponseEvents
@@ -69,7 +72,12 @@ class Responses(Dialect):
         check_supported(body)
         header = session_header(request.headers, self._settings.session_header)
         prompt = prompt_of(body, lists_all=header is not None)
+        how = client_history(request, self._settings.client_history)
         key, previous = await self._session(request, body, header, answers=isinstance(prompt, Answers))
+        listed: ListedMessages | None = None
+        lists_all = header is not None and body.conversation is None and previous is None and body.after is UNSET
+        if how != "ignore" and lists_all and not isinstance(prompt, Answers):
+            listed = listed_in(body, how)
         client = client_options_of(body)
         options = replace(
             body, metadata=marked(body.metadata, body, has_format=client is not None and client.format is not None)
@@ -85,6 +93,7 @@ class Responses(Dialect):
             body=sent,
             as_events=bool(body.stream),
             client=client,
+            listed=listed,
             key_in_body=implied_key(prompt, sent) if has_results(body) else None,
             unless_last=previous is not None,
             wait_s=None if body.background else UNTIL_IT_ENDS,

@@ -7,13 +7,14 @@ only the last message counts.
 
 import re
 from itertools import takewhile
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
+from strandline._engine.requests import ListedMessages
 from strandline._files.kinds import SHOWN_AS
 from strandline._http.dialects.base64_content import decoded
-from strandline._http.dialects.client_history import INSTRUCTIONS
+from strandline._http.dialects.client_history import INSTRUCTIONS, Earlier
 from strandline._http.dialects.openai import client_options
 from strandline._http.dialects.openai.responses.wire import READS, ResponseRequest, called
 from strandline._http.dialects.openai.results import text_in
@@ -83,6 +84,19 @@ def has_results(body: ResponseRequest) -> bool:
     items = body.input if isinstance(body.input, list) else []
     call_ids = (item.get("call_id") for item in items if _is_answer((0, item)))
     return any(isinstance(each, str) and called(each) is not None for each in call_ids)
+
+
+def listed_in(body: ResponseRequest, how: Literal["follow", "refuse"]) -> ListedMessages | None:
+    """Return what a client that sends its whole copy of the conversation lists before its message; None if it sends a
+    text, which is new."""
+    if isinstance(body.input, str):
+        return None
+    earlier = Earlier()
+    for item in body.input:
+        role, content = item.get("role"), item.get("content")
+        parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else None
+        earlier.add(role if isinstance(role, str) else "", content if isinstance(content, str) else parts)
+    return ListedMessages(earlier.texts, earlier.is_cut, how)
 
 
 def _instructs(item: dict[str, Any]) -> bool:

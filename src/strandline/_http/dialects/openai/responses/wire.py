@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import Meta, Struct
 
 from strandline._http.exchange.run_request import RunOptions
+from strandline._journal.port import BY_LIST
 from strandline._model import InputRequest, Outcome, RunError, RunId, RunStatus, SessionId
 from strandline.errors import NotFound
 
@@ -353,7 +354,7 @@ def response_of(
         incomplete_details=IncompleteDetails() if status == "incomplete" else None,
         conversation=ConversationRef(run.session_id),
         previous_response_id=previous if isinstance(previous, str) else None,
-        metadata={name: value for name, value in run.metadata.items() if name != MARK},
+        metadata={name: value for name, value in run.metadata.items() if name not in (MARK, BY_LIST)},
         model=run.model,
         output=output or [],
         text=None if run.has_format else TextConfig(),
