@@ -202,6 +202,53 @@ def test_what_an_older_server_would_do_otherwise_is_refused_while_one_is_there(
     run(scene)
 
 
+FUNCTION = {"name": "weather", "description": "d", "parameters": {}}
+ASKED = {"id": "m", "role": "user", "content": "hi"}
+WANTS: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "/v1/chat/completions",
+        {"user": "s", "messages": [ASKED], "tools": [{"type": "function", "function": FUNCTION}]},
+        "tools",
+    ),
+    ("/v1/responses", {"conversation": "s", "input": "hi", "tools": [{"type": "function", **FUNCTION}]}, "tools"),
+    ("/agui", {"threadId": "s", "runId": "r", "messages": [ASKED], "tools": [FUNCTION]}, "tools"),
+    (
+        "/v1/chat/completions",
+        {"user": "s", "messages": [ASKED], "response_format": {"type": "json_object"}},
+        "response_format",
+    ),
+    (
+        "/v1/responses",
+        {"conversation": "s", "input": "hi", "text": {"format": {"type": "json_object"}}},
+        "response_format",
+    ),
+]
+
+
+@pytest.mark.parametrize("is_owner", [True, False])
+@pytest.mark.parametrize(("path", "body", "feature"), WANTS, ids=[f"{path} {feature}" for path, _, feature in WANTS])
+def test_what_a_client_wants_of_the_agent_is_refused_while_an_older_server_would_leave_it_out(
+    path: str, body: dict[str, Any], feature: Any, is_owner: bool
+) -> None:
+    async def scene() -> None:
+        async with pair() as (found, first, owner, client):
+            if is_owner:
+                client = httpx.AsyncClient(base_url=owner.url, trust_env=False)
+            found.town.unknown = {feature}
+            answer = await client.post(path, json=body)
+            assert answer.status_code == 503, answer.text
+            assert f"does not know {feature}" in answer.text
+            assert "older_server" in answer.text
+            assert first.recorder.accepts + owner.recorder.accepts == 0
+            found.town.unknown = set()
+            assert (await client.post(path, json=body)).status_code != 503
+            assert first.recorder.accepts + owner.recorder.accepts == 1
+            if is_owner:
+                await client.aclose()
+
+    run(scene)
+
+
 def test_no_run_is_replaced_while_an_older_server_would_continue_with_it_at_the_end_of_history() -> None:
     async def scene() -> None:
         async with pair() as (found, _, owner, client):

@@ -16,6 +16,8 @@ Feature = Literal[
     "webhook",
     "collect",
     "files",
+    "tools",
+    "response_format",
 ]
 """What a journal stores that servers of an earlier schema do not know: they would do something else with it."""
 

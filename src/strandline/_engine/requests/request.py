@@ -160,6 +160,8 @@ def newer_of(request: Request, *, is_resolved: bool, replaces: bool) -> Iterator
         ("collect", request.if_busy is IfBusy.COLLECT or request.collect is not None),
         ("resolve", is_resolved),
         ("webhook", request.webhook is not None),
+        ("tools", request.client is not None and bool(request.client.tools)),
+        ("response_format", request.client is not None and request.client.format is not None),
         ("after", replaces or not isinstance(request.after, UnsetType)),
     )
     yield from (feature for feature, is_needed in needs if is_needed)

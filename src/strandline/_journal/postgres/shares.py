@@ -28,9 +28,11 @@ FRESH_SHARE: Final = 0.6
 
 SINCE: Final[Mapping[Feature, int]] = {
     "not_before": 4, "sender": 5, "schedules": 7, "options": 8, "steer": 9, "resolve": 10, "after": 11,
-    "fork": 12, "webhook": 13, "collect": 14, "files": 15,
+    "fork": 12, "webhook": 13, "collect": 14, "files": 15, "tools": 15, "response_format": 15,
 }  # fmt: skip
-"""The first schema whose servers know each. One that they may do without (deletions, 6) is none of them."""
+"""The first schema whose servers know each. No released server of that schema lacks the tools and the form of an answer
+that clients of some protocols want, which need no table of their own. One that they may do without (deletions, 6) is
+none of them."""
 
 
 class Queued(Struct, frozen=True):
