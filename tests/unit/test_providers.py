@@ -172,6 +172,12 @@ def test_arguments_are_made_as_the_schema_wants_them() -> None:
     }  # fmt: skip
 
 
+def test_numbers_may_begin_with_zeros() -> None:
+    spec = {"name": "t", "inputSchema": {"json": {"properties": {name: {"type": "integer"} for name in "abc"}}}}
+    assert arguments(spec, "on 2026-12-03, 007") == {"a": 2026, "b": 12, "c": 3}
+    assert arguments(spec, "t 007") == {"a": 7}
+
+
 def test_a_pace_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRANDLINE_DEMO_PACE", "fast")
     with pytest.raises(SettingsError, match="number of seconds"):

@@ -5,7 +5,6 @@ conversation and the tools.
 """
 
 import asyncio
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -87,7 +86,7 @@ def arguments(tool: Mapping[str, Any], text: str) -> dict[str, Any]:
     """Return arguments for a tool's schema from the numbers and words of a question."""
     schema = tool.get("inputSchema", {}).get("json", {})
     required = schema.get("required", ())
-    numbers = [json.loads(found) for found in _NUMBER.findall(text)]
+    numbers = [float(found) if "." in found else int(found) for found in _NUMBER.findall(text)]
     words = [quoted or single for quoted, single in _QUOTED.findall(text)]
     made: dict[str, Any] = {}
     for name, kind in schema.get("properties", {}).items():
