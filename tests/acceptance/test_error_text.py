@@ -44,6 +44,12 @@ def failures(client: httpx.Client, session: str) -> dict[str, httpx.Response]:
     completion = {"messages": [asked], "user": session}
     events = {"Accept": "text/event-stream"}
     core = {"X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": session}
+    tool = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": "ask", "arguments": {"message": "fail", "session": session}},
+    }
     response = {
         "chat": client.post("/chat", json={"message": "fail", "session_id": session}),
         "chat's events": client.post("/chat", json={"message": "fail", "session_id": session}, headers=events),
@@ -52,6 +58,8 @@ def failures(client: httpx.Client, session: str) -> dict[str, httpx.Response]:
         "completion": client.post("/v1/chat/completions", json=completion),
         "completion in pieces": client.post("/v1/chat/completions", json={**completion, "stream": True}),
         "AG-UI": client.post("/agui", json={"threadId": session, "runId": "1", "messages": [asked]}),
+        "MCP": client.post("/mcp", json=tool),
+        "MCP's events": client.post("/mcp", json=tool, headers=events),
         "invocation": client.post("/invocations", json={"prompt": "fail"}, headers=core),
         "invocation in pieces": client.post("/invocations", json={"prompt": "fail"}, headers=core | events),
     }
@@ -84,7 +92,7 @@ def test_no_protocol_shows_the_text_of_an_exception_and_each_names_its_place_in_
         assert client.post("/chat", json={"message": "next", "session_id": "desk"}).json()["status"] == "success"
         history = client.get("/history", params={"session_id": "desk", "count": 0}).json()["messages"]
         ids = [text for text in said(history) if ID.fullmatch(text)]
-        assert len(set(ids)) == 9
+        assert len(set(ids)) == 11
         for each in (*ids, unbuilt.json()["error"]["detail"]):
             until(partial(_logged, server, each), f"a line of the log with {each}")
             (line,) = _logged(server, each)

@@ -120,6 +120,10 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
         ("/agui", post("/agui", json={"threadId": "s", "runId": "1", "messages": said})),
         ("/agui", post("/agui", json={"threadId": "s", "runId": "1", "messages": []})),
         ("/agui", post("/agui", content="{")),
+        ("/mcp", post("/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "tools/list"})),
+        ("/mcp", post("/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "none"})),
+        ("/mcp", post("/mcp", json={})),
+        ("/mcp", post("/mcp", content="{")),
         ("/ping", get("/ping")),
         ("/health", get("/health")),
         ("/livez", get("/livez")),
@@ -141,7 +145,7 @@ def test_what_is_refused_without_a_key_is_as_described(tmp_path: Path) -> None:
         document = server.client.get("/openapi.json").json()
         for path in ("/v1/sessions", "/v1/models", "/history", "/v1/events", "/metrics"):
             check(document, path, server.client.get(path))
-        for path in ("/chat", "/v1/chat/completions", "/invocations", "/agui"):
+        for path in ("/chat", "/v1/chat/completions", "/invocations", "/agui", "/mcp"):
             answer = server.client.post(path, json={}, headers={"Authorization": "Bearer wrong"})
             assert answer.status_code == 401
             check(document, path, answer)

@@ -125,6 +125,7 @@ PAGES: Final[dict[str, Page]] = {
         }
     ),
     "benchmarks.md": Page(by={"test_make_has_every_target_of_the_pages": ["make"]}),
+    "mcp.md": Page(drawn=["claude mcp add", "mcpServers"]),  # (programs that are not installed)
     "mutation.md": Page(by={"test_make_has_every_target_of_the_pages": ["make"]}),
     "chat-and-reload.md": Page(
         by={

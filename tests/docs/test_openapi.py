@@ -108,9 +108,11 @@ def test_whatever_may_be_a_stream_is_described_as_one() -> None:
         ("get", "/v1/responses/{response_id}"),
         ("post", "/invocations"),
         ("post", "/agui"),
+        ("post", "/mcp"),
     }
     of_others = [
-        streams.pop(("post", path)) for path in ("/v1/chat/completions", "/v1/responses", "/invocations", "/agui")
+        streams.pop(("post", path))
+        for path in ("/v1/chat/completions", "/v1/responses", "/invocations", "/agui", "/mcp")
     ]
     of_others.append(streams.pop(("get", "/v1/responses/{response_id}")))
     for media in of_others:

@@ -174,12 +174,23 @@ def test_whose_request_interrupts_is_logged_as_who_cancelled_by_every_protocol(
         "messages": [{"id": "m", "role": "user", "content": "hold"}],
         "forwardedProps": {"strandline": {"if_busy": "interrupt"}},
     }
+    mcp: dict[str, Any] = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {
+            "name": "ask",
+            "arguments": {"message": "hold", "session": "desk"},
+            "_meta": {"strandline/options": {"if_busy": "interrupt"}},
+        },
+    }
     sent: list[tuple[str, dict[str, Any], dict[str, str]]] = [
         ("/v1/sessions/desk/runs", {"input": "hold"}, {}),
         ("/chat", {"message": "hold", "session_id": "desk"}, {}),
         ("/v1/chat/completions", said, {"X-Session-Id": "desk"}),
         ("/invocations", {"prompt": "hold"}, core),
         ("/agui", agui, {}),
+        ("/mcp", mcp, {}),
     ]
 
     async def main() -> None:

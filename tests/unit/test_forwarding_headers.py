@@ -28,6 +28,12 @@ BODIES: Final[dict[str, Any]] = {
     "/v1/responses": {"model": "x", "conversation": "s", "input": "hi"},
     "/chat": {"session_id": "s", "message": "hi"},
     "/agui": {"threadId": "s", "runId": "1", "messages": [{"id": "m", "role": "user", "content": "hi"}]},
+    "/mcp": {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": "ask", "arguments": {"message": "hi", "session": "s"}},
+    },
     "/invocations": {"session_id": "s", "prompt": "hi"},
 }
 CASES: Final = [

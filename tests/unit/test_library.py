@@ -208,6 +208,7 @@ def test_the_service_of_an_app_that_was_not_started_says_so() -> None:
         ("/v1/chat/completions", lambda said: said["error"]["code"]),
         ("/invocations", lambda said: said["error"]),
         ("/agui", lambda said: said["code"]),
+        ("/mcp", lambda said: said["error"]["data"]["code"]),
         ("/chat", lambda said: said["code"]),
     ],
 )

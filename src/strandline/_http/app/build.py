@@ -20,6 +20,8 @@ from strandline._http.dialects.agentcore.dialect import AgentCore
 from strandline._http.dialects.agentcore.wire import SESSION
 from strandline._http.dialects.agui.dialect import AgUi
 from strandline._http.dialects.chat import Chat
+from strandline._http.dialects.mcp.dialect import Mcp
+from strandline._http.dialects.mcp.sessions import HEADER as MCP_SESSION
 from strandline._http.dialects.openai.dialect import OpenAI
 from strandline._http.dialects.openai.responses.conversations import Conversations
 from strandline._http.dialects.openai.responses.dialect import Responses
@@ -49,7 +51,7 @@ from strandline._http.routes.tree import Trees
 from strandline._http.routes.webhooks import WebhookRoutes
 from strandline._settings import AppSettings
 
-READABLE: Final = ["Location", "Retry-After", "Preference-Applied", *REPLAYED, *SEND_NO_MORE, SESSION]
+READABLE: Final = ["Location", "Retry-After", "Preference-Applied", *REPLAYED, *SEND_NO_MORE, SESSION, MCP_SESSION]
 """Response headers that web pages of other origins may read."""
 
 
@@ -92,6 +94,7 @@ def build_apps(
     responses = Responses(service, exchange, settings)
     conversations = Conversations(service, SystemClock(), settings)
     agui = AgUi(service, settings)
+    mcp = Mcp(service, exchange, settings)
     runtime = AgentCore(service, SystemClock(), naming, settings)
     runs = Runs(service, exchange, settings)
     sessions = Sessions(service, settings)
@@ -194,6 +197,7 @@ def build_apps(
             Route("/v1/models", Endpoint(openai.models), methods=["GET"]),
             Route("/v1/models/{model}", Endpoint(openai.model), methods=["GET"]),
             Route("/agui", Endpoint(functools.partial(exchange.handle, agui)), methods=["POST"]),
+            Route("/mcp", Endpoint(mcp.post), methods=["POST"]),
             Route("/invocations", Endpoint(functools.partial(exchange.handle, runtime)), methods=["POST"]),
             Route("/ping", Endpoint(runtime.ping), methods=["GET"]),
             Route("/openapi.json", Endpoint(described.json), methods=["GET"]),

@@ -14,6 +14,8 @@ from strandline._http.dialects.agentcore import dialect as agentcore
 from strandline._http.dialects.agentcore import wire as agentcore_wire
 from strandline._http.dialects.agui import dialect as agui
 from strandline._http.dialects.agui import wire as agui_wire
+from strandline._http.dialects.mcp import dialect as mcp
+from strandline._http.dialects.mcp import wire as mcp_wire
 from strandline._http.dialects.openai import wire as openai_wire
 from strandline._http.dialects.openai.dialect import is_spoken_at, nothing_at
 from strandline._http.exchange.idempotency import KEY
@@ -24,7 +26,7 @@ _log = logging.getLogger("strandline.http")
 
 _KEY: Final = KEY.encode()
 
-_REFUSALS: Final = {agentcore.PLACE: agentcore_wire.refusal, agui.PLACE: agui_wire.refusal}
+_REFUSALS: Final = {agentcore.PLACE: agentcore_wire.refusal, agui.PLACE: agui_wire.refusal, mcp.PLACE: mcp_wire.refusal}
 
 Handler = Callable[[Request], Awaitable[Response]]
 

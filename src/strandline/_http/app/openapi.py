@@ -22,6 +22,7 @@ from strandline._http.dialects.agentcore.wire import Invocation, InvocationAnswe
 from strandline._http.dialects.agui.wire import RunAgentInput, RunErrorEvent
 from strandline._http.dialects.chat import ChatAnswer, ChatBody, HistoryAnswer
 from strandline._http.dialects.client_history import HEADER as CLIENT_HISTORY
+from strandline._http.dialects.mcp.wire import McpAnswer, McpRequest
 from strandline._http.dialects.openai.responses.wire import (
     ConversationDeleted,
     ConversationObject,
@@ -289,6 +290,12 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "runId": "1",
         "messages": [{"id": "m1", "role": "user", "content": "Hello"}],
     },
+    "McpRequest": {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": "ask", "arguments": {"message": "Hello", "session": "my-session"}},
+    },
 }
 """A complete example of each required body."""
 _NAMED: Final = dict.fromkeys(("session", "of", "runtime_session"), "my-session")
@@ -308,6 +315,7 @@ class Refusals(Struct, frozen=True):
 _PROBLEMS: Final = Refusals("application/problem+json", wire.Problem)
 _OPENAI: Final = Refusals(_JSON, ErrorBody, wire.without_422)
 _AGUI: Final = Refusals(_JSON, RunErrorEvent)
+_MCP: Final = Refusals(_JSON, McpAnswer, wire.without_422)
 _AGENTCORE: Final = Refusals(_JSON, InvocationFailure, wire.without_422)
 
 
@@ -680,6 +688,10 @@ OPERATIONS: Final = (
               summary="Run the agent, for clients of AG-UI", body=RunAgentInput, answers={},
               streams="`data` is an event of AG-UI", refusals=_AGUI,
               refused=(*_V1, errors.ConversationDiffers, *_RUNS)),
+    Operation(method="POST", path="/mcp", tag="mcp", summary="Call the agent as a tool, for clients of MCP",
+              body=McpRequest, answers={200: McpAnswer, 202: None},
+              streams="With `Accept: text/event-stream`, of a call that waits: `data` is a JSON-RPC message",
+              refusals=_MCP, refused=(*_V1, errors.NotFound)),
     Operation(method="POST", path="/invocations", tag="agentcore", takes=("runtime_session", "request_id", "key"),
               summary="Invoke the agent, as AgentCore Runtime does", body=Invocation,
               answers={200: InvocationAnswer, 202: InvocationAnswer, 500: InvocationFailure},

@@ -16,10 +16,12 @@ from starlette.responses import Response
 
 from strandline._engine.admission import Ticket
 from strandline._engine.events import Numbered
+from strandline._engine.reading import RunView
 from strandline._engine.service import Service
 from strandline._engine.streams import Later, RunStream
 from strandline._http import wire
 from strandline._http.audit import interrupted
+from strandline._http.caller import principal_of
 from strandline._http.exchange.idempotency import REPLAYED, idempotency_key
 from strandline._http.exchange.run_request import UNTIL_IT_ENDS, RunRequest
 from strandline._http.exchange.sse import EventResponse, RunEvents, disconnected
@@ -165,7 +167,7 @@ class Exchange:
             return self._service.ownership.moved(stream.key)
         return None
 
-    def sends_away(self, request: Request) -> bool:
+    def _sends_away(self, request: Request) -> bool:
         """Return whether a server that stops sends a request back to the server that it came from."""
         passed = forwardable(request.scope)
         return passed is not None and passed.forwarded and self._service.stopping
@@ -195,6 +197,22 @@ class Exchange:
         finally:
             self._service.left(run_id, lost=lost)
             gone.cancel()
+
+    async def run(self, request: Request, run_id: RunId, wait_s: float | None) -> RunView:
+        """Return a run; with `wait_s`, once it has ended or after so many seconds. Raises `NotFound`, `NotOwner`."""
+        principal = principal_of(request)
+        if wait_s is not None:
+            counts_client(request)
+        view = await self._service.run(
+            principal, run_id
+        )  # (fails for another caller's run, before this client is counted)
+        if wait_s is not None and view.run.outcome is None:
+            waiting = asyncio.ensure_future(self._service.wait(principal, run_id, left_of(request, wait_s)))
+            with suppress(ClientsServerStops):
+                view = await self.while_connected(request, run_id, waiting)
+            if view.run.outcome is None and self._sends_away(request):
+                raise self._service.ownership.moved(view.run.key)
+        return view
 
     def stream(self, stream: RunStream, frames: Frames, headers: Mapping[str, str], *, after: int) -> Response:
         """Return the events of a run after number `after`; 204 if the client has read them all."""

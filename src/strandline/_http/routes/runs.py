@@ -1,8 +1,6 @@
 """The run API: read, wait for, move and cancel runs."""
 
-import asyncio
 import re
-from contextlib import suppress
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -20,10 +18,10 @@ from strandline._history import effective_sender
 from strandline._http import wire
 from strandline._http.audit import changed
 from strandline._http.caller import principal_of
-from strandline._http.exchange.exchange import ClientsServerStops, Exchange
+from strandline._http.exchange.exchange import Exchange
 from strandline._http.exchange.run_request import Priority, WebhookBody, whole_number
 from strandline._http.exchange.sse import RunEvents, last_event_id
-from strandline._http.forwardable import counts_client, forwardable, left_of, only_once
+from strandline._http.forwardable import counts_client, forwardable, only_once
 from strandline._model import (
     Block,
     IfBusy,
@@ -249,22 +247,10 @@ class Runs:
 
     async def read(self, request: Request) -> Response:
         """Return a run; with `Prefer: wait=N`, once it has ended or after N seconds, at most 300."""
-        principal, run_id = principal_of(request), RunId(request.path_params["run_id"])
         wait_s = preferred_wait_s(request)
-        if wait_s is not None:
-            counts_client(request)
-        view = await self._service.run(
-            principal, run_id
-        )  # (fails for another caller's run, before this client is counted)
-        if wait_s is None:
-            return wire.answer(run_body(view), headers=_edition(view))
-        if view.run.outcome is None:
-            waiting = asyncio.ensure_future(self._service.wait(principal, run_id, left_of(request, wait_s)))
-            with suppress(ClientsServerStops):
-                view = await self._exchange.while_connected(request, run_id, waiting)
-            if view.run.outcome is None and self._exchange.sends_away(request):
-                raise self._service.ownership.moved(view.run.key)
-        return wire.answer(run_body(view), headers={"Preference-Applied": f"wait={wait_s}", **_edition(view)})
+        view = await self._exchange.run(request, RunId(request.path_params["run_id"]), wait_s)
+        applied = {} if wait_s is None else {"Preference-Applied": f"wait={wait_s}"}
+        return wire.answer(run_body(view), headers={**applied, **_edition(view)})
 
     async def edit(self, request: Request) -> Response:
         """Edit a run that waits; 409 if it has begun, 412 if it is not as `If-Match` says."""

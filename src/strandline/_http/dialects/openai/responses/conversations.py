@@ -3,7 +3,6 @@
 A new conversation is a name: nothing is stored before its first response.
 """
 
-import hashlib
 import re
 from typing import Final
 
@@ -15,15 +14,15 @@ from strandline._encoding import decoder
 from strandline._engine.service import Service
 from strandline._http import wire
 from strandline._http.audit import changed
-from strandline._http.caller import principal_of, session_of
+from strandline._http.caller import session_of
 from strandline._http.dialects.openai.responses.wire import (
     ConversationDeleted,
     ConversationObject,
     ConversationRequest,
 )
-from strandline._http.exchange.idempotency import idempotency_key
-from strandline._http.forwardable import forwardable, only_once
-from strandline._model import DEFAULT_SESSION, Principal, SessionId, SessionKey
+from strandline._http.exchange.session_naming import new_session
+from strandline._http.forwardable import only_once
+from strandline._model import SessionId, SessionKey
 from strandline._settings import AppSettings
 from strandline.errors import Invalid, NotFound
 
@@ -31,8 +30,6 @@ MADE: Final = "conv_"
 """What the ids of sessions begin with that no client has named."""
 _DRAWN: Final = re.compile(rf"{MADE}([0-9a-f]{{12}})[0-9a-f]{{16}}")
 """Such an id has the time at which it was made, in milliseconds."""
-_TRIES: Final = 1000
-"""How many ids are tried for a session of this server's. There are 256 partitions; one that has none has to ask."""
 _READS: Final = "The body is empty, or an object"
 
 
@@ -51,7 +48,7 @@ class Conversations:
         for name, given in (("items", body.items), ("metadata", body.metadata)):
             if given:
                 raise Invalid(f"Nothing is stored before the first response: send it there - at `$.{name}`")
-        key = await new_session(self._service, request)
+        key = await new_session(self._service, request, MADE)
         return wire.answer(ConversationObject(id=key.session_id, created_at=int(self._clock.now())))
 
     async def read(self, request: Request) -> Response:
@@ -67,36 +64,6 @@ class Conversations:
             raise NotFound(f"there is no conversation {key.session_id}")
         changed(request, f"deleted session {key.session_id}")
         return wire.answer(ConversationDeleted(id=key.session_id))
-
-
-async def new_session(service: Service, request: Request) -> SessionKey:
-    """Return a session that is new, unless the request was sent before.
-
-    Without a key it is one of this server's, so that no other one has to answer. A request that another server has
-    accepted before comes with the id of its run.
-    """
-    principal = principal_of(request)
-    if (key := idempotency_key(request)) is not None:
-        digest = hashlib.sha256(f"{principal}\0{key}".encode()).hexdigest()
-        return SessionKey(principal, SessionId(f"{MADE}{digest[:32]}"))
-    passed = forwardable(request.scope)
-    if passed is not None and passed.again and passed.run_id is not None:
-        try:
-            return (await service.run(principal, passed.run_id)).run.key
-        except NotFound:
-            pass
-    made = _drawn(service, principal)
-    for _ in range(_TRIES):
-        if service.ownership.owns(made):
-            break
-        made = _drawn(service, principal)
-    return made
-
-
-def _drawn(service: Service, principal: Principal) -> SessionKey:
-    """Return a session of an id that nobody has."""
-    drawn = service.new_run_id(SessionKey(principal, DEFAULT_SESSION)).removeprefix("run_")
-    return SessionKey(principal, SessionId(f"{MADE}{drawn}"))
 
 
 def _key(request: Request) -> SessionKey:

@@ -21,7 +21,7 @@ from strandline._http import wire
 from strandline._http.audit import changed
 from strandline._http.caller import principal_of, session_header, session_of
 from strandline._http.dialects.client_history import client_history
-from strandline._http.dialects.openai.responses.conversations import new_session
+from strandline._http.dialects.openai.responses.conversations import MADE
 from strandline._http.dialects.openai.responses.ending import ending_of, whole_items
 from strandline._http.dialects.openai.responses.given import (
     check_supported,
@@ -47,6 +47,7 @@ from strandline._http.dialects.openai.wire import SEND_AGAIN, ErrorDetail, faile
 from strandline._http.exchange.exchange import Accepted, Dialect, Exchange, Frames
 from strandline._http.exchange.run_request import UNTIL_IT_ENDS, RunRequest
 from strandline._http.exchange.run_request import Responses as Answers
+from strandline._http.exchange.session_naming import new_session
 from strandline._http.forwardable import counts_client, forwardable
 from strandline._model import Outcome, RunId, RunStatus, SessionKey
 from strandline._settings import AppSettings
@@ -145,7 +146,9 @@ class Responses(Dialect):
         if body.previous_response_id is None:
             if name is None and answers:
                 raise Invalid("Name the response that has asked - at `$.previous_response_id`")
-            return (await new_session(self._service, request) if name is None else session_of(request, name)), None
+            return (
+                await new_session(self._service, request, MADE) if name is None else session_of(request, name)
+            ), None
         previous = run_id_of(body.previous_response_id)
         if name is not None:
             return session_of(request, name), previous
