@@ -21,6 +21,8 @@ _MARK: Final = "__bytes_encoded__"
 _MARK_BYTES: Final = _MARK.encode()
 _DEEPEST: Final = 200
 _LEAVES: Final = frozenset({str, int, float, bool, type(None)})
+_ARRAYS: Final = (list, tuple, set, frozenset)
+_BYTES: Final = (bytes, bytearray, memoryview)
 
 
 def _text(value: object) -> str:
@@ -72,6 +74,8 @@ def _to_wrap(value: Any) -> bool:
     if kind in _LEAVES:
         return False
     inner: Iterable[object]
+    if isinstance(value, str):  # (an enum)
+        return False
     if kind is dict:
         if _MARK in value:
             return True
@@ -84,10 +88,10 @@ def _to_wrap(value: Any) -> bool:
         if _MARK in value:
             return True
         inner = value.values()
-    elif isinstance(value, list | tuple | set | frozenset):
+    elif isinstance(value, _ARRAYS):
         inner = value
     else:
-        return isinstance(value, bytes | bytearray | memoryview)
+        return isinstance(value, _BYTES)
     for item in inner:  # noqa: SIM110 (a third faster than any())
         if type(item) not in _LEAVES and _to_wrap(item):
             return True

@@ -767,7 +767,7 @@ class Claim(Struct, frozen=True, kw_only=True):
     @property
     def has_progress(self) -> bool:
         """Whether earlier attempts have left checkpoints."""
-        return any(not isinstance(each, RunsCollected) for each in self.checkpoints)
+        return bool(self.checkpoints) and any(not isinstance(each, RunsCollected) for each in self.checkpoints)
 
     @property
     def collected(self) -> list[JoinedInput]:

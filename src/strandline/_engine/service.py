@@ -330,8 +330,9 @@ class Service:
         Cancelling the call does not undo an accept.
         """
         try:
-            needed = newer_of(request, is_resolved=resolution is not None, replaces=again is not None)
-            self.ownership.check_known(needed)
+            if self.ownership.is_shared:
+                needed = newer_of(request, is_resolved=resolution is not None, replaces=again is not None)
+                self.ownership.check_known(needed)
             self.ownership.check(request.key)
             with self._tracing.request_trace() as trace:
                 return await self._admission.submit(

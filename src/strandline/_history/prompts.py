@@ -71,7 +71,7 @@ def sender_of(message: Message, principal: Principal) -> Sender | None:
         return None
     if (named := named_sender(message)) is not None:
         return named
-    if any("toolResult" in block for block in message["content"]):
+    if principal == ANONYMOUS or any("toolResult" in block for block in message["content"]):
         return None
     return effective_sender(None, principal)
 

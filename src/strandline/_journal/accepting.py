@@ -131,10 +131,14 @@ class Accepting(GoingBack):
         refusal = (
             (None if new.fires is None else self._check_schedule(arrival, new.fires))
             or (None if new.keyed is None else self._check_key(arrival))
-            or self._check_expected(arrival)
+            or (None if new.expected_run_id is None else self._check_expected(arrival))
             or self._complete(arrival)
             or self._place(arrival)
-            or self._check_question(arrival)
+            or (
+                None
+                if arrival.open_round is None and arrival.new.lane != Lane.ANSWER
+                else self._check_question(arrival)
+            )
             or self._check_storage(arrival, bounds)
             or self._check_queues(arrival, bounds, claim_next=claim_next)
         )
@@ -256,8 +260,8 @@ class Accepting(GoingBack):
 
     def _check_storage(self, arrival: Arrival, bounds: Bounds) -> Refused | None:
         """Refuse a run for which there is no storage left, or no space on the disk."""
-        most, size = bounds.stored_bytes, arrival.body.size
-        if most is not None and self._stored_bytes(arrival.new.key.principal) + size > most:
+        most = bounds.stored_bytes
+        if most is not None and self._stored_bytes(arrival.new.key.principal) + arrival.body.size > most:
             return Refused("storage_full", arrival.ahead + 1)
         if arrival.new.webhook is not None and (most := bounds.deliveries) is not None:
             count = self._deliveries_of(arrival.new.key.principal, most)
@@ -266,7 +270,7 @@ class Accepting(GoingBack):
         if (room := self._room) is not None:
             if room.is_due:
                 self._fetched("room", lambda records: records.look_for_room())
-            if not room.has_room(size):
+            if not room.has_room(arrival.body.size):
                 return Refused("disk_low", arrival.ahead + 1)
         return None
 
@@ -313,7 +317,7 @@ class Accepting(GoingBack):
 
     def _draw(self, arrival: Arrival, session: SessionState, bounds: Bounds) -> RunState:
         """Make the run that an arrival becomes, which has its sequence and is counted from now on."""
-        new, place, size = arrival.new, arrival.place, arrival.body.size
+        new, place = arrival.new, arrival.place
         run = RunState(
             session, new.run_id, arrival.seq, place[0], place[1], new.created_at, new.queue_deadline,
             timeout_s=new.timeout_s, not_before=new.not_before,
@@ -323,10 +327,10 @@ class Accepting(GoingBack):
             run.collect, run.size = arrival.collect, len(arrival.body.prompt)
         self.numbers.drew_run(run.seq)
         if bounds.stored_bytes is not None:
-            self._coming.append((new.key.principal, size))
-            self._bytes_in_flight[new.key.principal] += size
+            self._coming.append((new.key.principal, arrival.body.size))
+            self._bytes_in_flight[new.key.principal] += arrival.body.size
         if self._room is not None:
-            self._room.keeps(size)
+            self._room.keeps(arrival.body.size)
         return run
 
     def _make_way(self, arrival: Arrival, session: SessionState, run: RunState) -> Stopped | None:

@@ -45,7 +45,8 @@ class Body(Struct, frozen=True, gc=False):
     @property
     def size(self) -> int:
         """How many stored bytes it counts as, with checksums."""
-        return sum(len(part) + CHECKSUM_BYTES for part in (self.prompt, self.metadata) if part is not None)
+        size = len(self.prompt) + CHECKSUM_BYTES
+        return size if self.metadata is None else size + len(self.metadata) + CHECKSUM_BYTES
 
 
 class EncodedCompletion(Struct, frozen=True, gc=False):

@@ -119,7 +119,9 @@ class LiveSessions:
     def has_pending(self, run_id: RunId) -> bool:
         """Return whether runs wait to reach this one, which they join."""
         run = self._runs.get(run_id)
-        return run is not None and any(each.host is run for each in run.session.pending)
+        if run is None or not run.session.joining:
+            return False
+        return any(each.host is run for each in run.session.pending)
 
     def host_of(self, run_id: RunId) -> RunId | None:
         """Return the host whose turn a run has; None for a run that waits, or has a turn of its own."""

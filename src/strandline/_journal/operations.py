@@ -5,6 +5,7 @@ Values are encoded on the caller's side, before anything is decided.
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import TypeVar
 
 from strandline._encoding import encode_messages
@@ -146,11 +147,8 @@ class Operations(ABC):
         left = encode_completion(completion)
 
         def decide(table: SessionTable, now: float) -> ClaimResult:
-            def flush() -> None:
-                if left.unresolved:
-                    self._deferred.flush(table, token)
-
-            taken = table.finish(token, left, hold=hold, claim_next=claim_next, now=now, first=flush)
+            first = partial(self._deferred.flush, table, token) if left.unresolved else None
+            taken = table.finish(token, left, hold=hold, claim_next=claim_next, now=now, first=first)
             self._deferred.discard(token)
             return taken
 

@@ -204,7 +204,7 @@ class SessionTable(Accepting, Changing, Owning):
         hold: bool,
         claim_next: bool,
         now: float,
-        first: Callable[[], object] = lambda: None,
+        first: Callable[[], object] | None = None,
     ) -> ClaimResult:
         """End a run: outcome, messages, window and state. With `hold`, keep its claim; else claim the next.
 
@@ -219,7 +219,8 @@ class SessionTable(Accepting, Changing, Owning):
             self._question(session)
         if claim_next and not hold:
             self._look_ahead(session, completion.joined)
-        first()
+        if first is not None:
+            first()
         unresolved = completion.unresolved and run.checkpoints > 0
         self._end(
             run,

@@ -133,7 +133,8 @@ class Admission:
         unless_last: bool = False,
     ) -> Ticket:
         """Accept a run, as `Service.submit` says; `trace` is stored with it."""
-        if resolution is None and again is None and request.answers is None and names_files(request.input):
+        may_name_files = not isinstance(request.input, str) and resolution is None and again is None
+        if may_name_files and request.answers is None and names_files(request.input):
             # (What continues or replaces a run has its input as it is stored.)
             request = await self._with_files(request)
         new = self._builder.build(request, trace, run_id, resolution, again)

@@ -194,6 +194,8 @@ class LiveAttempt:
 
     def _joined_in(self, messages: Sequence[Message]) -> tuple[RunId, ...]:
         """Return the runs that have joined in this attempt and whose messages are among these."""
+        if not self._steered:
+            return ()
         return tuple(
             run for steered, runs in self._steered if any(each is steered for each in messages) for run in runs
         )
@@ -370,9 +372,9 @@ class LiveAttempt:
         so_far, answers = self.so_far(), self.progress.question_state is not None
         known = so_far[1:] if answers else so_far
         heard = (*self.progress.joined, *self._joined_in(so_far))
-        unheard = [each for each in self.repeated if each.run_id not in heard]
-        self.joined = (*heard, *(each.run_id for each in unheard))
-        if unheard:
+        self.joined = heard
+        if self.repeated and (unheard := [each for each in self.repeated if each.run_id not in heard]):
+            self.joined = (*heard, *(each.run_id for each in unheard))
             so_far = with_joined(so_far, unheard)
         elif finished.closed and len(so_far) == len(self.messages):
             return known, True

@@ -232,7 +232,7 @@ class Claims:
         if not ended.requeued:
             self._estimates.ended(run.key, ended.duration_s)
             self._streams.ended(run.run_id, run.key, ended.outcome, ended.duration_s)
-            if ended.outcome is not None:
+            if ended.joined and ended.outcome is not None:
                 self._streams.ended_with(ended.joined, run.key, ended.outcome)
         if ended.hold is None:
             self._holds.forget(run.run_id)

@@ -132,12 +132,12 @@ class Runner(Struct, eq=False):
     def _as_read(self, claim: Claim) -> Claim:
         """Return a claim with its input as the agent reads it: with its sender, if a setting says how."""
         template, run = self._options.sender_template, claim.run
+        if not claim.checkpoints and template is None:
+            return claim
 
         def read(given: Input, sender: Sender | None) -> Input:
             return as_read(given, effective_sender(sender, run.key.principal), template)
 
-        if not claim.checkpoints and template is None:
-            return claim
         given, sender = with_collected(run.input, run.sender, claim.checkpoints, read)
         return replace(claim, run=replace(run, input=given, sender=sender))
 

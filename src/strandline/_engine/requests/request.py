@@ -77,30 +77,30 @@ class Request(Struct, frozen=True, kw_only=True):
 
     def _check_options(self) -> None:
         """Raise `Invalid` for an option of another type: its text would count as the default, or fail in a journal."""
-        if not isinstance(self.if_busy, IfBusy | None):
+        if self.if_busy is not None and not isinstance(self.if_busy, IfBusy):
             raise Invalid(f"if_busy is {self.if_busy!r}; it must be a strandline.IfBusy, or None")
         if self.expected_run_id is not None and not is_storable(self.expected_run_id):
             raise Invalid(f"expected_run_id is {self.expected_run_id!a}; it must be the id of a run, or None")
-        if not isinstance(self.collect, CollectOptions | None):
+        if self.collect is not None and not isinstance(self.collect, CollectOptions):
             raise Invalid(f"collect is {self.collect!r}; it must be a strandline.CollectOptions, or None")
-        if not isinstance(self.after, UnsetType | None) and not is_storable(self.after):
+        if self.after is not UNSET and self.after is not None and not is_storable(self.after):
             raise Invalid(f"after is {self.after!a}; it must be the id of a run, or None for the beginning")
-        if not isinstance(self.on_question, OnQuestion | None):
+        if self.on_question is not None and not isinstance(self.on_question, OnQuestion):
             raise Invalid(f"on_question is {self.on_question!r}; it must be a strandline.OnQuestion, or None")
-        if not isinstance(self.on_disconnect, OnDisconnect | None):
+        if self.on_disconnect is not None and not isinstance(self.on_disconnect, OnDisconnect):
             raise Invalid(f"on_disconnect is {self.on_disconnect!r}; it must be a strandline.OnDisconnect, or None")
         for name, seconds in (("timeout_s", self.timeout_s), ("queue_timeout_s", self.queue_timeout_s)):
-            if not isinstance(seconds, float | int | None):
+            if seconds is not None and not isinstance(seconds, float | int):
                 raise Invalid(f"{name} is {seconds!r}; it must be a number of seconds, or None")
-        if not _is_time(self.not_before):
+        if self.not_before is not None and not _is_time(self.not_before):
             raise Invalid(f"not_before is {self.not_before!r}; it must be a number of seconds since the epoch, or None")
-        if not isinstance(self.answers, dict | None):
+        if self.answers is not None and not isinstance(self.answers, dict):
             raise Invalid(f"answers is {self.answers!r}; it must be a dict, or None")
-        if not isinstance(self.sender, Sender | None):
+        if self.sender is not None and not isinstance(self.sender, Sender):
             raise Invalid(f"sender is {self.sender!r}; it must be a strandline.Sender, or None")
-        if not isinstance(self.webhook, Webhook | None):
+        if self.webhook is not None and not isinstance(self.webhook, Webhook):
             raise Invalid(f"webhook is {self.webhook!r}; it must be a strandline.Webhook, or None")
-        if not isinstance(self.client, ClientOptions | None):
+        if self.client is not None and not isinstance(self.client, ClientOptions):
             raise Invalid(f"client is {self.client!r}; it must be a strandline.ClientOptions, or None")
         if not isinstance(self.fingerprint, bytes):
             raise Invalid(f"fingerprint is {self.fingerprint!r}; it must be bytes")
@@ -115,7 +115,7 @@ def check_key(key: object) -> None:
 
 
 def _is_time(at: object) -> bool:
-    return at is None or (isinstance(at, float | int) and 0 <= at < END_OF_TIME_S)
+    return isinstance(at, float | int) and 0 <= at < END_OF_TIME_S
 
 
 def is_storable(name: object) -> bool:

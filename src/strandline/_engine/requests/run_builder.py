@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -43,8 +44,10 @@ from strandline._model import (
     RunDefaults,
     RunId,
     RunWebhook,
+    Sender,
     SessionKey,
     ToolDone,
+    Webhook,
     collect_by,
     responses,
 )
@@ -74,6 +77,7 @@ _OPTIONS: Final = (
     ("collect", "collect"),
 )
 """The fields of a request that are run options, with their names. Metadata is merged, name by name."""
+_values_of_options: Final = attrgetter(*(field for field, _ in _OPTIONS))
 _NONE: Final[frozenset[str]] = frozenset()
 _SENDER: Final = frozenset({"sender"})
 _NESTS: Final = (dict, list, tuple)
@@ -90,6 +94,10 @@ class RunBuilder(Struct, eq=False):
     """Whether events of a principal can be signed; None: nothing is sent."""
     _collects: Collect = MOST_COLLECTED
     """How runs collect whose requests do not say."""
+    server_webhook: RunWebhook | None = None
+    """The webhook of the settings."""
+    _of_server: RunWebhook | None = None
+    """The same, with its events of runs."""
 
     def __post_init__(self) -> None:
         options = self._options
@@ -99,6 +107,10 @@ class RunBuilder(Struct, eq=False):
             max_items=options.collect_max_items,
             max_bytes=options.collect_max_bytes,
         )
+        if options.webhook is not None and self._can_sign is not None:
+            events = tuple(options.webhook_events) or DEFAULT_EVENTS
+            self.server_webhook = RunWebhook(options.webhook, events, by_server=True)
+            self._of_server = self.server_webhook.of_run()
 
     def build(
         self,
@@ -113,8 +125,8 @@ class RunBuilder(Struct, eq=False):
         With a `resolution` it continues a crashed run, with the same input; run `again` it replaces. Raises `Invalid`,
         `NotResolvable`.
         """
-        back = self._back(request, again)
-        client = self._client(request)
+        goes_back = again is not None or request.after is not UNSET
+        client = None if request.client is None and OF_CLIENT not in request.metadata else self._client(request)
         if request.if_busy is IfBusy.ROLLBACK and self._options.self_managed:
             raise Invalid("if_busy cannot be rollback: these agents keep their history themselves")
         timeout_s = _within("timeout", request.timeout_s, self._options.timeout_s)
@@ -131,7 +143,8 @@ class RunBuilder(Struct, eq=False):
             check_content(request.input, self._options.allowed_content)
         if resolution is None:
             self._check_size(request)
-        self._check_sender(request)
+        if request.sender is not None:
+            self._check_sender(request.sender)
         now = self._clock.now()
         begins = now if request.not_before is None else max(now, request.not_before)
         return NewRun(
@@ -146,9 +159,9 @@ class RunBuilder(Struct, eq=False):
             resumable=self._target.resumable,
             timeout_s=timeout_s,
             queue_deadline=None if resolution is not None else begins + queue_timeout_s,
-            metadata=with_client_options(request.metadata, client),
+            metadata=request.metadata if client is None else with_client_options(request.metadata, client),
             created_at=now,
-            keyed=self._keyed(request, now),
+            keyed=None if request.idempotency_key is None else self._keyed(request.idempotency_key, request, now),
             trace=trace,
             not_before=request.not_before,
             sender=request.sender,
@@ -156,9 +169,13 @@ class RunBuilder(Struct, eq=False):
             collect=self._collects if request.collect is None else self._collect(request.collect),
             own_options=self._own_options(request) if resolution is None else RUN_OPTIONS,
             resolution=resolution,
-            back=back,
+            back=self._back(request, again) if goes_back else None,
             expected_joined=None if again is None else again.joined,
-            webhook=self._webhook(request, is_kept=resolution is not None or again is not None),
+            webhook=(
+                self._of_server
+                if request.webhook is None
+                else self._webhook(request, request.webhook, is_kept=resolution is not None or again is not None)
+            ),
         )
 
     def _client(self, request: Request) -> ClientOptions | None:
@@ -168,30 +185,19 @@ class RunBuilder(Struct, eq=False):
             check_client_options(client, self._options.max_client_options_bytes)
         return client
 
-    def _webhook(self, request: Request, *, is_kept: bool) -> RunWebhook | None:
-        """Return where events of a request's run are sent. Raises `Invalid`.
+    def _webhook(self, request: Request, webhook: Webhook, *, is_kept: bool) -> RunWebhook | None:
+        """Return where events of a request's run are sent that names a webhook. Raises `Invalid`.
 
         A run that replaces or continues another one `is_kept` to the webhook of that, unless no run may have it now.
         """
-        options = self._options
-        if request.webhook is not None:
-            try:
-                check_webhook(
-                    request.webhook, request.key.principal, self._can_sign, allow_private=options.webhook_allow_private
-                )
-                return RunWebhook(request.webhook.url, request.webhook.events)
-            except Invalid:
-                if not is_kept:
-                    raise
-        return None if self.server_webhook is None else self.server_webhook.of_run()
-
-    @property
-    def server_webhook(self) -> RunWebhook | None:
-        """The webhook of the settings."""
-        options = self._options
-        if options.webhook is None or self._can_sign is None:
-            return None
-        return RunWebhook(options.webhook, tuple(options.webhook_events) or DEFAULT_EVENTS, by_server=True)
+        allow_private = self._options.webhook_allow_private
+        try:
+            check_webhook(webhook, request.key.principal, self._can_sign, allow_private=allow_private)
+        except Invalid:
+            if not is_kept:
+                raise
+            return self._of_server
+        return RunWebhook(webhook.url, webhook.events)
 
     def _collect(self, given: CollectOptions) -> Collect:
         """Return how a run collects. Raises `Invalid` for numbers beyond the limits."""
@@ -201,10 +207,9 @@ class RunBuilder(Struct, eq=False):
                 raise Invalid(f"collect.{name} must be {least:g} to {most:g}")
         return collect_by(given, self._collects)
 
-    def _back(self, request: Request, again: Replaced | None) -> GoBack | None:
-        """Return where history continues with a request's run. Raises `Invalid` if it asks for what excludes that."""
-        if again is None and request.after is UNSET:
-            return None
+    def _back(self, request: Request, again: Replaced | None) -> GoBack:
+        """Return where history continues with the run of a request that goes back. Raises `Invalid` if it asks for what
+        excludes that."""
         if self._options.self_managed:
             raise Invalid("a run cannot go back: these agents keep their history themselves")
         option = "after" if again is None else "again"
@@ -258,10 +263,8 @@ class RunBuilder(Struct, eq=False):
         if edit.priority is not None:
             checked_priority(edit.priority)
 
-    def _check_sender(self, request: Request) -> None:
+    def _check_sender(self, sender: Sender) -> None:
         """Raise `Invalid` if a request may not name its sender, or names one that no line of text can show."""
-        if (sender := request.sender) is None:
-            return
         if not self._options.trusted_senders:
             raise Invalid(
                 "sender may be named only where the setting trusted_senders is on (STRANDLINE_TRUSTED_SENDERS=true);"
@@ -286,17 +289,15 @@ class RunBuilder(Struct, eq=False):
 
         A content block of a kind that only `allowed_content` knows can be nested too deep as well.
         """
-        metadata = without_client_options(request.metadata)
-        if metadata and len(encode(metadata)) > (most := self._options.max_metadata_bytes):
-            raise Invalid(f"metadata must have at most {most} bytes as JSON (setting max_metadata_bytes)")
-        client = None if request.client is None else to_builtins(request.client)
-        parts = (("metadata", request.metadata), ("input", request.input), ("tools and response_format", client))
-        for name, value in parts:
-            if _is_deeper(value, DEEPEST):
-                raise Invalid(
-                    f"{name} must be nested at most {DEEPEST} levels deep; make it flatter, or send what is deep"
-                    " as JSON in a string"
-                )
+        if request.metadata:
+            metadata = without_client_options(request.metadata)
+            if metadata and len(encode(metadata)) > (most := self._options.max_metadata_bytes):
+                raise Invalid(f"metadata must have at most {most} bytes as JSON (setting max_metadata_bytes)")
+            _check_depth("metadata", request.metadata)
+        if not isinstance(request.input, str):
+            _check_depth("input", request.input)
+        if request.client is not None:
+            _check_depth("tools and response_format", to_builtins(request.client))
 
     def _on_question(self, request: Request) -> OnQuestion:
         """Return what a run does to a question. A run of content blocks waits whatever the policy: it cannot answer
@@ -311,14 +312,13 @@ class RunBuilder(Struct, eq=False):
     def _own_options(self, request: Request) -> frozenset[str]:
         """Return the names of the options that a request sets, and of those that no session may set (any more)."""
         least = _NONE if self._options.trusted_senders else _SENDER
-        given = [option for field, option in _OPTIONS if getattr(request, field) is not None]
+        values = _values_of_options(request)
+        given = [option for (_, option), value in zip(_OPTIONS, values, strict=True) if value is not None]
         return least.union(given) if given else least
 
-    def _keyed(self, request: Request, now: float) -> Keyed | None:
-        if request.idempotency_key is None:
-            return None
+    def _keyed(self, key: str, request: Request, now: float) -> Keyed:
         ended_before = now - self._options.idempotency_retention_s
-        return Keyed(request.idempotency_key, request.fingerprint or fingerprint_of(request), ended_before)
+        return Keyed(key, request.fingerprint or fingerprint_of(request), ended_before)
 
 
 def fingerprint_of(request: Request) -> bytes:
@@ -330,6 +330,14 @@ def fingerprint_of(request: Request) -> bytes:
             del requested[name]
     plain = msgspec.json.decode(encode_messages(requested))
     return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).digest()
+
+
+def _check_depth(name: str, value: object) -> None:
+    if _is_deeper(value, DEEPEST):
+        raise Invalid(
+            f"{name} must be nested at most {DEEPEST} levels deep; make it flatter, or send what is deep as JSON in a"
+            " string"
+        )
 
 
 def _is_deeper(value: object, levels: int) -> bool:
