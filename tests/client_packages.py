@@ -25,19 +25,8 @@ _LISTS: Final = ("package.json", "package-lock.json", ".npmrc")
 
 def npm_clients(name: str = "npm", *, install_s: float = INSTALL_S) -> tuple[str, Path]:
     """Install the packages of a folder of `tests/clients`; return what runs its scripts, and where those are."""
-    if shutil.which("npm") is None or shutil.which("node") is None:
-        _missing("npm is not on this machine (apt install nodejs npm)")
     sources = CLIENTS / name
-    place = _place(name, sources / "package-lock.json")
-    if not (place / "node_modules").exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=place.parent) as made:  # (several processes may do so at once)
-            for each in _LISTS:
-                shutil.copy(sources / each, made)
-            _install("npm", "ci", "--no-progress", folder=Path(made), install_s=install_s)
-            with suppress(OSError):
-                Path(made).rename(place)
-            Path(made).mkdir(exist_ok=True)
+    place = npm_packages(sources, name, install_s=install_s)
     for script in sources.iterdir():
         if script.name in _LISTS:
             continue
@@ -45,6 +34,25 @@ def npm_clients(name: str = "npm", *, install_s: float = INSTALL_S) -> tuple[str
         shutil.copy(script, copied)
         copied.rename(place / script.name)
     return "node", place
+
+
+def npm_packages(sources: Path, name: str, *, install_s: float = INSTALL_S) -> Path:
+    """Install what the `package-lock.json` of a folder names, of its workspaces too; return where it is."""
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        _missing("npm is not on this machine (apt install nodejs npm)")
+    place = _place(name, sources / "package-lock.json")
+    if not (place / "node_modules").exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=place.parent) as made:  # (several processes may do so at once)
+            for each in (*(sources / each for each in _LISTS), *sources.glob("*/package.json")):
+                copied = Path(made) / each.relative_to(sources)
+                copied.parent.mkdir(exist_ok=True)
+                shutil.copy(each, copied)
+            _install("npm", "ci", "--no-progress", folder=Path(made), install_s=install_s)
+            with suppress(OSError):
+                Path(made).rename(place)
+            Path(made).mkdir(exist_ok=True)
+    return place
 
 
 def python_client(name: str, *, complete: bool = False, install_s: float = INSTALL_S) -> tuple[str, Path]:

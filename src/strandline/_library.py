@@ -144,6 +144,7 @@ class AppKeywords(ServiceKeywords, total=False):
     session_header: str
     client_history: Literal["ignore", "follow", "refuse"]
     agui_state: Sequence[str]
+    console: Literal["on", "off"]
     max_body_bytes: int
     max_chat_body_bytes: int | None
     start_wait: float

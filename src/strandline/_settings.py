@@ -449,6 +449,9 @@ class AppSettings(ServiceSettings, frozen=True, kw_only=True, rename=_shown):
             examples=["cart", "plan"],
         ),
     ] = []
+    console: Annotated[
+        Literal["on", "off"], Meta(description="Whether the server has the console, a page for people at `/`")
+    ] = "on"
     start_wait_s: Annotated[
         float, Meta(description="Seconds that a request waits for a starting server before it is refused", ge=0)
     ] = 30.0

@@ -131,7 +131,7 @@ def test_a_huge_announced_body_is_refused_before_it_comes(server: Server) -> Non
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/nothing", "/chat/", "/Chat", "/v1", "/v1/runs/", "/v1/runs/a/b", "/v1/sessions/a/x",
+    "path", ["/console/", "/nothing", "/chat/", "/Chat", "/v1", "/v1/runs/", "/v1/runs/a/b", "/v1/sessions/a/x",
              "/%00", "/%ff", "/..%2f..%2fetc/passwd", "//chat"],
 )  # fmt: skip
 def test_a_path_that_is_not_there(server: Server, path: str) -> None:

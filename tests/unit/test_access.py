@@ -30,7 +30,17 @@ from strandline.testing import question as requested
 
 ADA, BOB, OPS = new_key("ada"), new_key("bob"), new_key("ops", operator=True)
 LINES: Final = [kept.line() for _, kept in (ADA, BOB, OPS)]
-OPEN: Final = ("/livez", "/readyz", "/ping", "/health", "/openapi.json", "/docs")
+OPEN: Final = (
+    "/livez",
+    "/readyz",
+    "/ping",
+    "/health",
+    "/openapi.json",
+    "/docs",
+    "/",
+    "/console",
+    "/console/console.js",
+)
 DEADLINE_S: Final = 20.0
 BODY: Final[dict[str, Any]] = {"message": "m", "input": "m", "messages": [{"role": "user", "content": "m"}]} | {
     "prompt": "m",
@@ -143,8 +153,18 @@ def test_every_route_wants_a_key_but_probes_and_descriptions(tmp_path: Path) -> 
                     assert refused.headers["www-authenticate"] == header
                     assert "unauthorized" in refused.text, path
                     assert refused.headers["content-type"] == each.refusals.media_type
-            for path in ("/nothing", "/", "/v1", "/Health", "/health/", "//health", "/health/../v1/sessions", "/chat/"):
-                assert (await nobody.get(path)).status_code == 401, path
+            for path in (
+                "/nothing",
+                "/console/",
+                "/console/other",
+                "/v1",
+                "/Health",
+                "/health/",
+                "//health",
+                "/health/../v1/sessions",
+                "/chat/",
+            ):
+                assert (await nobody.get(f"http://127.0.0.1{path}")).status_code == 401, path
             assert (await nobody.put("/chat")).status_code == 401, "nor learns what exists"
             for path in OPEN:
                 assert (await nobody.get(path)).status_code == 200, path
@@ -718,7 +738,7 @@ class OneKey:
         pass
 
 
-SCOPE: Final[Any] = {"type": "http", "path": "/", "headers": [(b"authorization", f"Bearer {ADA[0]}".encode())]}
+SCOPE: Final[Any] = {"type": "http", "path": "/chat", "headers": [(b"authorization", f"Bearer {ADA[0]}".encode())]}
 
 
 def let_in(access: Access) -> AdmittedRequest:

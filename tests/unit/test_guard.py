@@ -128,7 +128,8 @@ def test_a_page_of_another_site_is_refused_unless_its_origin_is_allowed_or_it_li
             assert not passes(CROSS, ("Origin", "https://evil.example"), path=path, method=method)
             for site in ("same-origin", "same-site", "none", "whatever"):
                 assert passes(("Sec-Fetch-Site", site), path=path, method=method)
-    assert passes(CROSS, NAVIGATE, path="/docs", method="GET"), "a link"
-    assert not passes(CROSS, NAVIGATE, path="/docs", method="POST")
-    assert not passes(CROSS, ("Sec-Fetch-Mode", "no-cors"), path="/docs", method="GET")
+    for page in ("/docs", "/", "/console"):
+        assert passes(CROSS, NAVIGATE, path=page, method="GET"), "a link"
+        assert not passes(CROSS, NAVIGATE, path=page, method="POST")
+        assert not passes(CROSS, ("Sec-Fetch-Mode", "no-cors"), path=page, method="GET")
     assert passes(CROSS, ("Origin", "null"), path="/health", method="GET")

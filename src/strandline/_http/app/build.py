@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from strandline._access.source import Keys
 from strandline._clock import SystemClock
 from strandline._engine.service import Service
+from strandline._http.app.console import Console
 from strandline._http.app.errors import Endpoint, Handler, response_to
 from strandline._http.app.openapi import Described, OpenApi
 from strandline._http.dialects.agentcore.dialect import AgentCore
@@ -110,6 +111,7 @@ def build_apps(
         changes = MergedFeed(changes, others).events
     probes = Probes(service, guard, settings, auth=access.mode)
     metrics = Metrics(scraped)
+    console = Console(settings)
     described = OpenApi(
         Described(
             keys=keys is not None,
@@ -202,6 +204,9 @@ def build_apps(
             Route("/ping", Endpoint(runtime.ping), methods=["GET"]),
             Route("/openapi.json", Endpoint(described.json), methods=["GET"]),
             Route("/docs", Endpoint(described.docs), methods=["GET"]),
+            Route("/", Endpoint(console.front), methods=["GET"]),
+            Route("/console", Endpoint(console.page), methods=["GET"]),
+            Route("/console/{name}", Endpoint(console.file), methods=["GET"]),
             Route("/livez", Endpoint(probes.livez), methods=["GET"]),
             Route("/readyz", Endpoint(probes.readyz), methods=["GET"]),
             Route("/metrics", Endpoint(metrics.metrics), methods=["GET"]),

@@ -16,6 +16,7 @@ from strandline import __version__, errors
 from strandline._engine.requests import MOST_TOOLS, TOOL_NAME
 from strandline._http import wire
 from strandline._http.app import content_schemas, event_schemas
+from strandline._http.app.console import FrontBody
 from strandline._http.app.docs_page import POLICY, page
 from strandline._http.dialects.agentcore import wire as agentcore_wire
 from strandline._http.dialects.agentcore.wire import Invocation, InvocationAnswer, InvocationFailure, PingBody
@@ -699,6 +700,8 @@ OPERATIONS: Final = (
               refusals=_AGENTCORE, refused=(*_UNNAMED, *_READING, *_RUNS)),
     Operation(method="GET", path="/ping", tag="agentcore", summary="Show whether any run executes or waits",
               answers={200: PingBody}),
+    Operation(method="GET", path="/", tag="probes", summary="Show where to continue; browsers get the console",
+              answers={200: FrontBody}, refused=_GUARDED),
     Operation(method="GET", path="/health", tag="probes", summary="Show the state of the server in numbers",
               answers={200: HealthBody, 503: HealthBody}, brief=HealthWord),
     Operation(method="GET", path="/livez", tag="probes", summary="Check that the process responds",

@@ -15,7 +15,7 @@ from strandline._http.middleware.guard import Guard
 from strandline.errors import NotReady
 
 NEVER_WAIT: Final = OPEN | {METRICS}
-"""Paths that are answered while the server starts: probes, metrics, and the description of the routes."""
+"""Paths that are answered while the server starts: probes, metrics, the description of the routes, the console."""
 
 Headers = Iterable[tuple[bytes, bytes]]
 

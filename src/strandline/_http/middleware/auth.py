@@ -1,8 +1,8 @@
 """Authentication: the key of a request, and the caller that it identifies.
 
 A key counts only in the header `Authorization: Bearer KEY`, because URLs are logged on the way. A request without one
-is refused before its body is read. Probes and the description of the routes are open to all, and show no sessions or
-callers.
+is refused before its body is read. Probes, the description of the routes and the console's files are open to all, and
+show no sessions or callers.
 
 Revoking a key also ends the requests that are still being answered under it. Their accepted runs stay accepted.
 """
@@ -19,7 +19,8 @@ from strandline._http.caller import CALLER, EVERYBODY, Caller
 from strandline._http.middleware.guard import EXEMPT
 from strandline._settings import AppSettings
 
-OPEN: Final = EXEMPT | {"/openapi.json", "/docs"}
+CONSOLE: Final = frozenset({"/", "/console", "/console/console.css", "/console/console.js", "/console/icon.svg"})
+OPEN: Final = EXEMPT | CONSOLE | {"/openapi.json", "/docs"}
 METRICS: Final = "/metrics"
 LONGEST_KEY: Final = 512
 

@@ -26,7 +26,7 @@ from strandline._http import wire
 from strandline._settings import AppSettings
 
 EXEMPT: Final = frozenset({"/livez", "/readyz", "/ping", "/health"})
-PAGES: Final = frozenset({"/docs"})
+PAGES: Final = frozenset({"/docs", "/", "/console"})
 """HTML pages, which other sites may link to."""
 LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 ALL_HOSTS: Final = "*"

@@ -45,6 +45,7 @@ class HealthBody(Struct, frozen=True, kw_only=True):
     processing: bool
     queue_depth: int
     running: int
+    max_running: Annotated[int, Meta(description="How many runs execute at once at most (setting `max_running`)")]
     locked_sessions: Annotated[int, Meta(description="Sessions that an ended run locks: a tool of it still executes")]
     held: Annotated[int, Meta(description=field_note("HealthBody", "held"))]
     stalled: int
@@ -63,6 +64,7 @@ class HealthBody(Struct, frozen=True, kw_only=True):
         ClusterBody | UnsetType,
         Meta(description="Shown if servers share the journal; all other numbers are this server's own"),
     ] = UNSET
+    caller: Annotated[str | UnsetType, Meta(description="The caller itself; shown to operators only")] = UNSET
     callers: Annotated[
         dict[str, CallerBody] | UnsetType, Meta(description="Callers with activity, by name; shown to operators only")
     ] = UNSET
@@ -127,13 +129,15 @@ class Probes:
         return wire.answer(body, wire.OK if well else wire.UNAVAILABLE, None if well else wire.retry_after(STARTING_S))
 
     def _shown(self, request: Request, health: Health) -> HealthBody:
-        callers = _callers(self._service) if caller_of(request).operator else UNSET
+        caller = caller_of(request)
+        callers = _callers(self._service) if caller.operator else UNSET
         return HealthBody(
             status="healthy" if health.has_been_ready else "starting",
             agent_id=self._settings.agent_id,
             processing=health.processing,
             queue_depth=health.queue_depth,
             running=health.running,
+            max_running=self._service.options.max_running,
             locked_sessions=health.locked_sessions,
             held=health.locked_sessions,
             stalled=health.stalled,
@@ -148,6 +152,7 @@ class Probes:
             probe=PROBE in self._service.serves,
             workers=[replace(each, silent_s=round(each.silent_s, 3)) for each in health.workers] or UNSET,
             cluster=self._cluster(),
+            caller=caller.principal if caller.operator else UNSET,
             callers=callers,
             principals=callers,
         )
