@@ -406,6 +406,32 @@ def test_a_client_resumes_over_a_crash(at: Checkpoints, tmp_path: Path) -> None:
         assert at.steps.count("d1 a") == 1
 
 
+def test_an_answer_that_resumes_over_a_crash_repeats_nothing_of_the_response_that_asked(
+    at: Checkpoints, tmp_path: Path
+) -> None:
+    with (
+        serving(AGENT, folder=tmp_path, variables=at.environment, port=reserved_port()) as server,
+        connected(server) as client,
+    ):
+        asked = ask(client, "z1 @pay", conversation="asked")
+        call = asked.output[-1]
+        assert call.type == "function_call"
+        output: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "sure"}
+        at.hold("z1 model 1")
+        said = client.responses.create(model="any", previous_response_id=asked.id, input=[output], background=True)
+        at.reached("z1 model 1")
+        server.wait_until_stored()
+        server.kill()
+        at.release()
+        server.start()
+        events = checked(streamed(server, said.id))
+        done = [event["text"] for event in events if event["type"] == "response.output_text.done"]
+        assert done == ["z1: did @pay (sure)"]
+        own = server.client.get(f"/v1/runs/{said.id.removeprefix('resp_')}/events").text
+        (restarted,) = re.findall(r'"type":"run.restarted".*?"messages":(.*?),"run_id"', own)
+        assert [message["role"] for message in json.loads(restarted)] == ["user"]
+
+
 # -- questions to a person ----------------------------------------------------------------------------
 
 

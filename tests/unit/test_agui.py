@@ -453,8 +453,7 @@ def test_results_that_the_client_has_are_not_sent_again() -> None:
     """Those of its own tools, and those of the agent's that ended before the question."""
     heard = (started("a"), finished("a"), MessageAdded(results("b", "a", "c")), MessageAdded(message("Done.")), end())
     assert Client(answers=True, results={"a", "b"}).hears(*heard).said() == ["(did c)", "Done."]
-    asked = message("May I?", calls=["a", "b", "c"])
-    again = (RunRestarted(2, [asked, results("b", "a", "c")]), MessageAdded(message("Done.")), end())
+    again = (RunRestarted(2, [results("b", "a", "c")]), MessageAdded(message("Done.")), end())
     assert Client(answers=True, results={"a", "b"}).hears(*again).said() == ["(did c)", "Done."]
     later = (MessageAdded(message("Again.", calls=["a"])), started("a"), finished("a"), end())
     client = Client(answers=True, results={"a"}).hears(*later)

@@ -231,7 +231,9 @@ class Streams:
         """Publish that a run executes, and return its event recorder; `progress` is that of earlier attempts."""
         run, stream = claim.run, self._of_claim(claim)
         if claim.resumes:
-            messages = [truncate_message(message, self._cut)[0] for message in progress.messages_to_resume()]
+            said = progress.messages_to_resume()
+            own = said if claim.question is None else said[1:]  # (the first one is of the run that has asked)
+            messages = [truncate_message(message, self._cut)[0] for message in own]
             stream.begin(self._clock.now(), RunRestarted(run.attempt, messages))
         else:
             since = run.waits_since

@@ -158,13 +158,10 @@ class Transcript:
         return made
 
     def restart(self, messages: Sequence[Message]) -> None:
-        """Have exactly these messages, those of a run that executes again.
-
-        The first one of a run that answers is the one that has asked, which its client has.
-        """
+        """Have exactly these messages, those of a run that executes again."""
         self._said, self._count, self._withdrawn, self._thoughts, self._kept = [], 0, 0, 0, 0
         self._running, self._ended = set(), {}
-        for message in messages[1:] if self._answers else messages:
+        for message in messages:
             if message["role"] == "assistant":
                 self.add(text_of(message))
             for block in message["content"]:
