@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from strandline._engine.webhooks import Outbox, SendResult, ToSend
+from strandline._engine.webhooks import Outbox, SendResult, ToSend, turns
 from strandline._engine.webhooks import outbox as outbox_module
 from strandline._engine.webhooks.outbox import BUSY, LOOK_S, PAGE
-from strandline._engine.webhooks.turns import AT_ONCE_EACH, AT_ONCE_FOR_ONE, AT_ONCE_SLOW, PATIENCE_S
+from strandline._engine.webhooks.turns import AT_ONCE, AT_ONCE_EACH, AT_ONCE_FOR_ONE, AT_ONCE_SLOW, PATIENCE_S
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.port import Bounds
 from strandline._model import ANONYMOUS, NewRun, Principal, RunId, RunWebhook, SessionId, SessionKey
@@ -381,6 +381,41 @@ def test_receivers_that_hang_delay_none_of_the_same_caller_that_answers() -> Non
             at.sender.release.set()
             await at.quiet()
             assert len({each.url for each in at.sender.sent}) == 3 * AT_ONCE_FOR_ONE + 1
+
+    asyncio.run(scene())
+
+
+def test_receivers_that_hang_take_a_bounded_part_of_memory_however_many_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of each of 1,000 hosts events wait. One that answers gets its own meanwhile, and at last each gets all."""
+    monkeypatch.setattr(turns, "IN_MEMORY_FOR_ONE", 100)
+
+    async def scene() -> None:
+        async with Scene() as at:
+            received = SendResult(received=True, detail="")
+            at.sender.answer = lambda event: None if "slow" in event.url else received
+            await at.run("quick")
+            await at.quiet()
+            for number in range(2000):
+                await at.run(f"slow-{number % 1000}")
+            most = len(AT_ONCE) * 100 + sum(AT_ONCE.values())
+            for _ in range(5):
+                await at.quiet()
+                event = f"{await at.run('quick')}_finished"
+                await at.quiet()
+                assert at.sender.sent[-1].id == event
+                assert len(at.outbox._known) <= most
+                at.clock.at += PATIENCE_S
+                at.outbox.tick()
+            at.sender.answer = lambda _: received
+            at.sender.release.set()
+            for _ in range(100):
+                await at.quiet()
+                assert len(at.outbox._known) <= most
+                at.clock.at += 1.0
+                at.outbox.tick()
+            assert at.outbox.sent == len({each.id for each in at.sender.sent}) == len(at.sender.sent) == 2006
 
     asyncio.run(scene())
 

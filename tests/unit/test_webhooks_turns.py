@@ -93,6 +93,42 @@ def test_only_the_latest_idle_receivers_are_remembered(monkeypatch: pytest.Monke
         assert len(at.send()) == count, host
 
 
+def test_what_hangs_leaves_room_in_memory_for_what_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also within a caller; and what has no room any more, since its receiver hangs, leaves memory."""
+    monkeypatch.setattr(module, "IN_MEMORY_FOR_ONE", 10)
+    monkeypatch.setattr(module, "IN_MEMORY", 30)
+    at = Scene()
+    at.widen("a", "quick")
+    hosts = [str(number) for number in range(40)]
+
+    def fill(principal: str) -> int:
+        added = 0
+        for host in hosts:
+            if at.turns.has_room((Principal(principal), host)):
+                at.add(principal, host)
+                added += 1
+        return added
+
+    assert fill("a") == 10
+    assert fill("b") == 10
+    assert fill("c") == 5, "half of what is free, so that there is some for another caller"
+    assert at.turns.has_room((Principal("a"), "quick"))
+    assert at.turns.has_few((Principal("a"), "quick"))
+    assert not at.turns.has_few((Principal("a"), "new")), "until half of the room is free"
+    at.send()
+    assert at.turns.has_few((Principal("a"), "new"))
+    for expected in (0, 10):
+        assert fill("a") == 10, "beside those that hang by now"
+        at.now += PATIENCE_S
+        at.turns.tick(at.now)
+        left = at.turns.take_left()
+        assert len(left) == expected
+        at.send()
+        assert fill("a") == 10
+        at.send()
+    assert at.turns.take_left() == []
+
+
 STEPS = st.one_of(
     st.tuples(st.just("add"), st.integers(0, 5), st.integers(0, 3), st.integers(1, 40)),
     st.tuples(st.just("send"), st.integers(1, 50)),
@@ -101,21 +137,38 @@ STEPS = st.one_of(
 )
 
 
-@given(st.lists(STEPS, max_size=120))
-def test_no_event_is_lost_and_no_bound_is_broken(steps: list[tuple[object, ...]]) -> None:
-    """And where nothing is being sent, something can be."""
-    at, came = Scene(), 0
+@given(st.lists(STEPS, max_size=120), st.integers(10, 1000))
+def test_no_event_is_lost_and_no_bound_is_broken(steps: list[tuple[object, ...]], in_memory: int) -> None:
+    """And where nothing is being sent, something can be. What has left memory is read again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "IN_MEMORY_FOR_ONE", in_memory)
+        patch.setattr(module, "IN_MEMORY", 4 * in_memory)
+        _play(steps, in_memory)
+
+
+def _play(steps: list[tuple[object, ...]], in_memory: int) -> None:
+    at, came, waiting = Scene(), 0, Counter[str]()
     for step in steps:
         match step:
             case ("add", int(principal), int(host), int(count)):
-                at.add(str(principal), str(host), count)
+                for _ in range(count):
+                    if at.turns.has_room((Principal(str(principal)), str(host))):
+                        at.add(str(principal), str(host))
+                        waiting[str(principal)] += 1
             case ("send", int(most)):
-                came += len(at.send(most))
+                sent = at.send(most)
+                came += len(sent)
+                waiting.subtract(principal for principal, _ in sent)
             case ("end", int(index), bool(received), bool(is_silent)) if at.sending:
                 at.end(index % len(at.sending), received=received, is_silent=is_silent)
             case ("tick", float(passed)):
                 at.now += passed
                 at.turns.tick(at.now)
+        left = at.turns.take_left()
+        came += len(left)
+        waiting.subtract(str(each.key.principal) for each in left)
+        assert all(count <= len(AT_ONCE) * in_memory for count in waiting.values())
+        assert sum(waiting.values()) <= len(AT_ONCE) * 4 * in_memory
         places = Counter(sending.place for _, sending in at.sending)
         of_one = Counter((sending.place, sending.receiver[0]) for _, sending in at.sending)
         assert all(count <= AT_ONCE[kind] for kind, count in places.items())
@@ -125,6 +178,6 @@ def test_no_event_is_lost_and_no_bound_is_broken(steps: list[tuple[object, ...]]
     while came < at.made:
         while at.sending:
             at.end()
-        sent = len(at.send())
-        assert sent > 0
-        came += sent
+        sent_now = len(at.send()) + len(at.turns.take_left())
+        assert sent_now > 0
+        came += sent_now

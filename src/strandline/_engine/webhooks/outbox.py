@@ -176,6 +176,10 @@ class Outbox:
         if self._results and not self._is_noting:
             self._note_soon()
         self._turns.tick(self._clock.now())
+        self._forget_left()
+        fewer = {each for each in self._more if self._turns.has_few(each)}
+        self._more -= fewer
+        self._wanted |= fewer
         self._pump()
 
     def _on_stored(self) -> None:
@@ -305,9 +309,16 @@ class Outbox:
     def _end(self, sending: Sending, result: SendResult) -> None:
         """Give a place back, and have more read if few events of its receiver are left in memory and others are not."""
         self._turns.end(sending, self._clock.now(), received=result.received, is_silent=result.is_slow)
+        self._forget_left()
         if sending.receiver in self._more and self._turns.has_few(sending.receiver):
             self._more.discard(sending.receiver)
             self._wanted.add(sending.receiver)
+
+    def _forget_left(self) -> None:
+        """Have storage alone know events for which there is no room in memory any more."""
+        for stored in self._turns.take_left():
+            self._known.discard(stored.id)
+            self._more.add((stored.key.principal, stored.host))
 
     async def _sent(self, stored: StoredDelivery) -> SendResult:
         if stored.body is None:

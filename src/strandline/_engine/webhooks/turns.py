@@ -4,6 +4,9 @@ A receiver is one host of one caller: what a caller sends there says nothing of 
 time at first, and with each that it receives twice as many, up to `AT_ONCE_EACH`. Receivers that answer, new ones, and
 slow ones, which did not answer within `PATIENCE_S`, have places of their own: so those that answer are delayed by none
 that hang, however many these are. Within a caller receivers take turns, and so do callers.
+
+What is in memory is bounded in the same way, and by kind, too: what hangs leaves room for what answers. Events of
+receivers that change their kind leave memory if there is no room for them, and are read again later.
 """
 
 from collections import Counter, deque
@@ -39,6 +42,10 @@ FEW: Final = 4
 MOST: Final = 16
 """So many times as many events of each receiver as are sent at once are in memory, and more are read if there are
 fewer."""
+IN_MEMORY: Final = 8192
+"""How many events that wait for receivers of each kind are in memory at most."""
+IN_MEMORY_FOR_ONE: Final = 1024
+"""How many of one caller."""
 MOST_KNOWN: Final = 4096
 """Of how many receivers that have nothing to send it is remembered how they answer."""
 
@@ -88,18 +95,38 @@ class Turns:
         """How many are taken."""
         self._places_of: Counter[tuple[Kind, Principal]] = Counter()
         self._at_host: Counter[str] = Counter()
+        self._waiting_in: Counter[Kind] = Counter()
+        """How many events wait in memory."""
+        self._waiting_of: Counter[tuple[Kind, Principal]] = Counter()
+        self._left: list[StoredDelivery] = []
 
     # -- what waits ------------------------------------------------------------------------------------
 
     def has_room(self, receiver: Receiver) -> bool:
         """Return whether one more event of a receiver may be in memory."""
         state = self._states.get(receiver)
-        return state is None or len(state.queue) < MOST * state.at_once
+        if state is None:
+            return self._has_room(Kind.NEW, receiver[0])
+        return len(state.queue) < MOST * state.at_once and self._has_room(state.kind, receiver[0])
 
     def has_few(self, receiver: Receiver) -> bool:
         """Return whether more events of a receiver should be read."""
         state = self._states.get(receiver)
-        return state is None or len(state.queue) + state.sending < FEW * state.at_once
+        if state is None:
+            return self._has_room(Kind.NEW, receiver[0], in_half=True)
+        few = len(state.queue) + state.sending < FEW * state.at_once
+        return few and self._has_room(state.kind, receiver[0], in_half=True)
+
+    def _has_room(self, kind: Kind, principal: Principal, *, in_half: bool = False) -> bool:
+        """Return whether one more event of a caller may be in memory, or be in the first half of its room: only if
+        fewer are than there is room for, so that some is left for others."""
+        most = min(IN_MEMORY - self._waiting_in[kind], IN_MEMORY_FOR_ONE)
+        return self._waiting_of[kind, principal] < (most // 2 if in_half else most)
+
+    def take_left(self) -> list[StoredDelivery]:
+        """Return the events that have left memory, since there was no room for them any more, and forget them."""
+        left, self._left = self._left, []
+        return left
 
     def with_enough(self, most: int) -> list[Receiver]:
         """Return up to `most` receivers of which no more events should be read, those with most events first."""
@@ -112,6 +139,7 @@ class Turns:
         """Have an event be sent when it is its turn."""
         state = self._state(receiver)
         state.queue.append(stored)
+        self._count_waiting(receiver, state, 1)
         self._waiting[receiver] = state
         self._update(receiver, state)
 
@@ -131,6 +159,7 @@ class Turns:
     def _take(self, receiver: Receiver, now: float) -> tuple[StoredDelivery, Sending]:
         state = self._states[receiver]
         stored = state.queue.popleft()
+        self._count_waiting(receiver, state, -1)
         if not state.queue:
             del self._waiting[receiver]
         self._unready(receiver)  # (so that it, and its caller, come last)
@@ -166,7 +195,7 @@ class Turns:
         self._count(sending, -1)
         _less(self._at_host, receiver[1])
         state.sending -= 1
-        state.kind = Kind.SLOW if is_silent or now - sending.since >= PATIENCE_S else Kind.QUICK
+        self._become(receiver, state, Kind.SLOW if is_silent or now - sending.since >= PATIENCE_S else Kind.QUICK)
         if is_silent:
             state.window = 1
         elif received:
@@ -181,7 +210,7 @@ class Turns:
                 break
             receiver, state = sending.receiver, self._states[sending.receiver]
             if state.kind is not Kind.SLOW:
-                state.kind = Kind.SLOW
+                self._become(receiver, state, Kind.SLOW)
                 self._update(receiver, state)
             if sending.place is not Kind.SLOW and self._has_place(Kind.SLOW, receiver[0]):
                 self._count(sending, -1)
@@ -194,6 +223,29 @@ class Turns:
         self._places_of[of] += by
         if not self._places_of[of]:
             del self._places_of[of]
+
+    def _count_waiting(self, receiver: Receiver, state: _State, by: int) -> None:
+        of = (state.kind, receiver[0])
+        self._waiting_in[state.kind] += by
+        self._waiting_of[of] += by
+        if not self._waiting_of[of]:
+            del self._waiting_of[of]
+
+    def _become(self, receiver: Receiver, state: _State, kind: Kind) -> None:
+        """Note of which kind a receiver is from now on; the last of its events leave memory for which there is no
+        room."""
+        if state.kind is kind:
+            return
+        events = list(state.queue)
+        self._count_waiting(receiver, state, -len(events))
+        state.queue.clear()
+        state.kind = kind
+        while len(state.queue) < len(events) and self._has_room(kind, receiver[0]):
+            state.queue.append(events[len(state.queue)])
+            self._count_waiting(receiver, state, 1)
+        self._left += events[len(state.queue) :]
+        if not state.queue:
+            self._waiting.pop(receiver, None)
 
     # -- receivers -------------------------------------------------------------------------------------
 
