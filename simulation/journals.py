@@ -150,6 +150,11 @@ class SlowJournal:
         return self._inner.epoch
 
     @property
+    def secret(self) -> bytes:
+        """What signs there."""
+        return self._inner.secret
+
+    @property
     def trouble(self) -> str | None:
         """Why nothing can be kept."""
         return self._inner.trouble

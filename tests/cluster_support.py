@@ -116,6 +116,11 @@ class PartOf(MemoryJournal):
         """The id of its server, which rises from start to start."""
         return self.cluster.me
 
+    @property
+    def secret(self) -> bytes:
+        """What all servers know."""
+        return self.cluster.secret
+
 
 class Served:
     """One server: its service, its public address, and what its clients use."""

@@ -137,6 +137,7 @@ class AppKeywords(ServiceKeywords, total=False):
 
     api_keys: Sequence[str]
     api_keys_file: Place | None
+    max_token_lifetime: float
     metrics_public: bool
     allowed_hosts: Sequence[str]
     cors_origins: Sequence[str]

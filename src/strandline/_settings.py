@@ -397,6 +397,10 @@ class AppSettings(ServiceSettings, frozen=True, kw_only=True, rename=_shown):
     api_keys_file: Annotated[
         str | None, Meta(description="File of such lines, read again when it changes and on SIGHUP")
     ] = None
+    max_token_lifetime_s: Annotated[
+        float,
+        Meta(description="Seconds for which a token for web pages is valid at most", gt=0, le=86400),
+    ] = 3600.0
     metrics_public: Annotated[
         bool, Meta(description="Whether /metrics needs no operator's key although there are keys")
     ] = False

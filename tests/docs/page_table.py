@@ -267,7 +267,12 @@ PAGES: Final[dict[str, Page]] = {
         lists={r"^\| `(\w+)` \|": ["if_busy", *IfBusy]},
         drawn=["Agent(model=..., tools=[waiting_messages"],
     ),
-    "security.md": Page(by={"test_its_commands_make_keys_and_a_server_that_takes_them": ["keys new", "curl"]}),
+    "security.md": Page(
+        by={
+            "test_its_commands_make_keys_and_a_server_that_takes_them": ["keys new", "curl"],
+            "test_its_token_is_made_as_shown_and_has_one_conversation": ["create_token"],
+        }
+    ),
     "several-servers.md": Page(
         by={
             "test_a_server_keeps_its_journal_in_the_database_that_is_named": ["export STRANDLINE_JOURNAL"],

@@ -2,12 +2,15 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from acceptance.server import COMMAND, DEADLINE_S, environment, serving
 from docs.pages import ROOT, blocks, printed, text
+from strandline._access.keyring import new_key
 
 PAGE = text("security.md")
 TABLE = PAGE.partition("\n## Threats and their tests\n")[2].partition("\n## ")[0]
@@ -54,6 +57,29 @@ def test_its_commands_make_keys_and_a_server_that_takes_them(tmp_path: Path) -> 
     with serving("agent.py:answer", *words[2:], folder=tmp_path) as server:
         answer = printed(f"KEY={keys[0]}\n{ask}", folder=tmp_path, url=server.url)
         assert '"status":"success"' in answer
+
+
+def test_its_token_is_made_as_shown_and_has_one_conversation(tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text("async def answer(message, session):\n    return message\n")
+    key, kept = new_key("ada")
+    (tmp_path / "keys").write_text(kept.line())
+    (shown,) = blocks("security.md", "python")
+    with serving("agent.py:answer", "--api-keys-file", "keys", folder=tmp_path) as server:
+        program = f"key = {key!r}\n{shown.replace('http://127.0.0.1:8080', server.url)}"
+        made = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=True,
+        )
+        page = {"Authorization": f"Bearer {made.stdout.strip()}"}
+        for session, status in (("ada", 200), ("bob", 403)):
+            answer = httpx.post(f"{server.url}/chat", json={"message": "hello", "session_id": session}, headers=page)
+            assert answer.status_code == status, answer.text
+    assert "made a token for session ada" in server.stderr
+    assert made.stdout.strip() not in server.stderr
 
 
 def test_whatever_an_example_publishes_is_published_to_this_machine_alone() -> None:

@@ -19,6 +19,7 @@ from engine_support import texts
 from strandline._access.keyring import Keyring, new_key
 from strandline._access.source import Keys
 from strandline._agents.function import Session
+from strandline._clock import SystemClock
 from strandline._http.app.openapi import OPERATIONS
 from strandline._http.dialects.agentcore.wire import SESSION
 from strandline._http.middleware.auth import Access, AdmittedRequest
@@ -749,7 +750,7 @@ def let_in(access: Access) -> AdmittedRequest:
 
 def test_of_a_request_that_was_answered_nothing_is_kept_for_when_its_key_is_taken_away() -> None:
     async def main() -> None:
-        access = Access(cast("Keys", OneKey()), AppSettings())
+        access = Access(cast("Keys", OneKey()), AppSettings(), bytes, SystemClock())
         going_on: list[int] = []
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -766,7 +767,7 @@ def test_an_answer_that_is_cut_off_has_one_end(more: bool) -> None:
     """A server takes a second one for a defect of the app, and logs it."""
 
     async def main() -> None:
-        request = let_in(Access(cast("Keys", OneKey()), AppSettings()))
+        request = let_in(Access(cast("Keys", OneKey()), AppSettings(), bytes, SystemClock()))
         sent: list[dict[str, Any]] = []
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -788,7 +789,7 @@ def test_an_answer_that_is_cut_off_has_one_end(more: bool) -> None:
 
 def test_a_request_ends_if_its_task_is_cancelled_while_its_key_is_revoked() -> None:
     async def main() -> None:
-        request, begun = let_in(Access(cast("Keys", OneKey()), AppSettings())), asyncio.Event()
+        request, begun = let_in(Access(cast("Keys", OneKey()), AppSettings(), bytes, SystemClock())), asyncio.Event()
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             begun.set()

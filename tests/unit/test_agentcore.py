@@ -10,7 +10,7 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from strandline._clock import Clock
+from strandline._clock import Clock, SystemClock
 from strandline._engine import events
 from strandline._engine.events import Event, Numbered, Reason, RunFinished, TextDelta, Why
 from strandline._engine.options import Options
@@ -283,7 +283,7 @@ def test_a_run_that_comes_and_goes_between_two_pings_is_seen() -> None:
 
     async def main() -> Any:
         scope = {"type": "http", "method": "POST", "path": "/invocations", "headers": []}
-        Access(None, AppSettings()).admit(scope)
+        Access(None, AppSettings(), bytes, SystemClock()).admit(scope)
         answer = await Exchange(cast("Service", service)).handle(routes, Request(scope, receive))
         assert answer.status_code == 200
         health.running = 0

@@ -578,8 +578,10 @@ def test_the_caller_and_its_rights_are_those_that_its_server_has_identified(monk
     make = ClientRequest.envelope
 
     def noted(request: ClientRequest, *given: Any) -> Forward:
-        sent.append(make(request, *given))
-        return sent[-1]
+        envelope = make(request, *given)
+        assert isinstance(envelope, Forward)
+        sent.append(envelope)
+        return envelope
 
     monkeypatch.setattr(ClientRequest, "envelope", noted)
 

@@ -8,6 +8,8 @@ import pytest
 
 from cluster_support import pair, run, servers
 from strandline._access.keyring import new_key
+from strandline._http.caller import Caller
+from strandline._http.middleware.token_scope import TokenScope
 from strandline._journal.partitions import PARTITIONS
 
 OF_A_RUN = [
@@ -56,6 +58,61 @@ def test_no_caller_reaches_runs_or_sessions_of_another_by_way_of_another_server(
                 assert (answer.status_code, "secret" in answer.text) == (200, False), path
             own = await client.get(f"/v1/runs/{run_ids[1]}", headers=a)
             assert (own.status_code, own.json()["status"]) == (200, "queued")
+
+    run(scene)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_token_allows_no_more_by_way_of_another_server(moved: bool) -> None:
+    async def scene() -> None:
+        key, kept = new_key("a")
+        async with pair(api_keys=[kept.line()]) as (found, first, owner, client):
+            first.journal._connection = owner.journal._connection  # (what is stored, all servers read)
+            a = {"Authorization": f"Bearer {key}"}
+            wanted = {"sessions": ["s"], "origin": None}
+            made = (await client.post("/v1/tokens", json=wanted, headers=a)).json()
+            token = {"Authorization": f"Bearer {made['token']}"}
+            begun = await client.post("/chat", json={"session_id": "other", "message": "secret"}, headers=a)
+            if moved:
+                await owner.kill()
+                owner = await found.take_over(owner, api_keys=[kept.line()])
+                first.journal._connection = owner.journal._connection
+            said = await client.post("/chat", json={"session_id": "s", "message": "hello"}, headers=token)
+            assert (said.status_code, owner.recorder.accepts) == (200, 1 if moved else 2)
+            run_id = begun.json()["run_id"]
+            for method, path, body in (
+                ("POST", "/chat", {"session_id": "other", "message": "hello"}),
+                ("GET", "/v1/sessions/other/history", None),
+                ("GET", f"/v1/runs/{run_id}", None),
+                ("GET", f"/v1/runs/{run_id}/events", None),
+                ("POST", f"/v1/runs/{run_id}/cancel", {}),
+                ("POST", "/v1/sessions/s/cancel", {"force": True}),
+                ("DELETE", "/v1/sessions/s", None),
+            ):
+                refused = await client.request(method, path, json=body, headers=token)
+                assert (refused.status_code, "secret" in refused.text) == (403, False), (method, path, refused.text)
+            assert (await client.get(f"/v1/runs/{said.json()['run_id']}", headers=token)).status_code == 200
+
+    run(scene)
+
+
+def test_the_owner_itself_refuses_what_a_token_does_not_allow_whatever_the_server_of_the_client_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene() -> None:
+        key, kept = new_key("a")
+        async with pair(api_keys=[kept.line()]) as (_, _first, owner, client):
+            wanted = {"sessions": ["s"], "origin": None}
+            made = (await client.post("/v1/tokens", json=wanted, headers={"Authorization": f"Bearer {key}"})).json()
+            check = TokenScope._check
+
+            async def lax(scope: TokenScope, caller: Caller, request: Any) -> None:
+                if scope._service is owner.service:
+                    await check(scope, caller, request)
+
+            monkeypatch.setattr(TokenScope, "_check", lax)
+            refused = await client.delete("/v1/sessions/s", headers={"Authorization": f"Bearer {made['token']}"})
+            assert (refused.status_code, refused.json()["code"]) == (403, "token_forbidden")
 
     run(scene)
 

@@ -54,8 +54,10 @@ def test_no_header_between_servers_reaches_a_client_and_none_of_a_client_a_serve
     make = ClientRequest.envelope
 
     def noted(request: ClientRequest, *given: Any) -> Forward:
-        sent.append(make(request, *given))
-        return sent[-1]
+        envelope = make(request, *given)
+        assert isinstance(envelope, Forward)
+        sent.append(envelope)
+        return envelope
 
     monkeypatch.setattr(ClientRequest, "envelope", noted)
 

@@ -197,8 +197,10 @@ def envelopes(monkeypatch: pytest.MonkeyPatch) -> list[Forward]:
     make = ClientRequest.envelope
 
     def noted(request: ClientRequest, *given: Any) -> Forward:
-        sent.append(make(request, *given))
-        return sent[-1]
+        envelope = make(request, *given)
+        assert isinstance(envelope, Forward)
+        sent.append(envelope)
+        return envelope
 
     monkeypatch.setattr(ClientRequest, "envelope", noted)
     return sent

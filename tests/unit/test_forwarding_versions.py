@@ -15,10 +15,13 @@ from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from cluster_support import Served, pair, partition, run, until
+from strandline._access.tokens import Token
 from strandline._http.forwarding import envelope
-from strandline._http.forwarding.envelope import Forward, Inbox, Left
+from strandline._http.forwarding.envelope import Envelope, Forward, ForwardOfToken, Inbox, Left
 from strandline._http.forwarding.inner import InnerApp
 from strandline._http.middleware.access import StartWait
+from strandline._http.middleware.token_scope import TokenScope
+from strandline._model import SessionId
 from strandline._webhooks.signing import new_secret
 
 SECRET = b"s" * 32
@@ -47,6 +50,14 @@ def test_a_message_of_a_later_version_is_read_without_its_further_fields_and_one
         assert inbox.open(content[4:36], content[36:]) == sent
 
 
+def test_a_request_under_a_token_is_not_read_by_a_server_that_would_not_keep_to_it() -> None:
+    sent = ForwardOfToken(7, 1, 1, 0.0, Token(0.0, (SessionId("s"),)), forward(1))
+    encoded = msgspec.msgpack.encode(sent)
+    assert msgspec.msgpack.decode(encoded, type=Envelope) == sent
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.msgpack.decode(encoded, type=Forward | Left)
+
+
 def inner_of(server: Served) -> InnerApp:
     assert isinstance(server.apps.inner, InnerApp)
     return server.apps.inner
@@ -56,17 +67,18 @@ def without(server: Served, path: str, method: str) -> None:
     """Have a server not know a method of a path for other servers' clients, as an earlier version."""
     waits = inner_of(server)._app
     assert isinstance(waits, StartWait)
-    assert isinstance(waits._app, Router)
+    assert isinstance(waits._app, TokenScope)
+    router = waits._app._app
+    assert isinstance(router, Router)
     kept: list[Any] = []
-    for each in waits._app.routes:
+    for each in router.routes:
         assert isinstance(each, Route)
         if each.path != path:
             kept.append(each)
         elif each.methods is not None and (methods := each.methods - {method, "HEAD"}):
             kept.append(Route(each.path, each.endpoint, methods=[*methods]))
-    assert len(waits._app.routes) - len(kept) == (0 if "{session_id}/runs" in path else 1)
-    router = Router(kept, redirect_slashes=False)
-    inner_of(server)._app = StartWait(router, server.service, 1.0)
+    assert len(router.routes) - len(kept) == (0 if "{session_id}/runs" in path else 1)
+    inner_of(server)._app = StartWait(Router(kept, redirect_slashes=False), server.service, 1.0)
 
 
 UNKNOWN = [

@@ -294,6 +294,8 @@ def test_a_request_that_is_sent_again_says_how_long_its_client_has_waited() -> N
         second = request.envelope(1, 2, 2, 0.0)
         request.begin_again()
 
+        assert isinstance(first, Forward)
+        assert isinstance(second, Forward)
         assert first.waited_s == 0.0
         assert [second.waited_s, request.passed.waited_s] == pytest.approx([7.0, 7.0])
 

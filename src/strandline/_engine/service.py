@@ -305,6 +305,11 @@ class Service:
 
     # -- requests of adapters -----------------------------------------------------------------------
 
+    @property
+    def secret(self) -> bytes:
+        """What the servers over the journal sign with; empty while it is not open."""
+        return self._journal.secret
+
     async def submit(
         self,
         request: Request,

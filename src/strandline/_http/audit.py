@@ -14,7 +14,7 @@ _log = logging.getLogger("strandline.access")
 def changed(request: Request, what: str) -> None:
     """Log a change by the caller: `what` describes it, such as `cancelled run run_1`."""
     caller = caller_of(request)
-    key = "no key" if caller.key is None else f"key {caller.key.id}"
+    key = "no key" if caller.key is None else f"{'' if caller.token is None else 'a token of '}key {caller.key.id}"
     _log.info("%s (%s, from %s) %s", caller.principal, key, address_of(request.scope), what)
 
 

@@ -7,6 +7,8 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from strandline._access.keyring import ApiKey
+from strandline._access.tokens import Token
+from strandline._http import wire
 from strandline._model import ANONYMOUS, Principal, SessionKey, session_id
 from strandline.errors import Invalid
 
@@ -15,11 +17,12 @@ CALLER: Final = "strandline.caller"
 
 
 class Caller(Struct, frozen=True):
-    """Who sent a request. `key` is None if no key is required."""
+    """Who sent a request. `key` is None if no key is required; `token`: what it allows, if a token was shown."""
 
     principal: Principal
     operator: bool = False
     key: ApiKey | None = None
+    token: Token | None = None
 
 
 EVERYBODY: Final = Caller(ANONYMOUS)
@@ -37,8 +40,23 @@ def principal_of(request: Request) -> Principal:
 
 
 def session_of(request: Request, name: str) -> SessionKey:
-    """Return the caller's session of this name. Raises `Invalid` for an invalid name."""
-    return SessionKey(request.scope[CALLER].principal, session_id(name))
+    """Return the caller's session of this name. Raises `Invalid` for an invalid name, `TokenForbidden`."""
+    caller = caller_of(request)
+    key = SessionKey(caller.principal, session_id(name))
+    check_session(caller, key)
+    return key
+
+
+def check_session(caller: Caller, key: SessionKey) -> None:
+    """Raise `TokenForbidden` if the token of a request does not allow a session."""
+    if caller.token is not None and key.session_id not in caller.token.sessions:
+        raise wire.TokenForbidden(f"this token does not allow the session {key.session_id}")
+
+
+def check_no_token(request: Request, what: str) -> None:
+    """Raise `TokenForbidden` if a request with a token wants what only keys may."""
+    if caller_of(request).token is not None:
+        raise wire.TokenForbidden(f"a token cannot {what}; that needs a key")
 
 
 def session_header(headers: Headers, name: str) -> str | None:

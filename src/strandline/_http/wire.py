@@ -60,6 +60,9 @@ UNAVAILABLE: Final = 503
 NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 """Makes browsers trust the `Content-Type`, so that text of callers and agents is never taken for HTML."""
 
+NO_REFERRER: Final = (b"referrer-policy", b"no-referrer")
+"""Has browsers name the URL of this answer nowhere."""
+
 TITLES: Final = {
     BAD_REQUEST: "Malformed request",
     UNAUTHORIZED: "Unauthorized",
@@ -162,11 +165,11 @@ class AnswerLost(errors.StrandlineError):
     code = "answer_lost"
 
 
-DeniedFor = Literal["no_key", "malformed_key", "unknown_key", "revoked_key"]
+DeniedFor = Literal["no_key", "malformed_key", "unknown_key", "revoked_key", "expired_token"]
 
 
 class Unauthorized(errors.CallerError):
-    """The request has no valid API key; send `Authorization: Bearer KEY`."""
+    """The request has no valid API key or token; send `Authorization: Bearer KEY`."""
 
     code = "unauthorized"
 
@@ -186,6 +189,13 @@ class OperatorsOnly(errors.CallerError):
     def __init__(self, message: str, *, key_id: str) -> None:
         super().__init__(message)
         self.key_id = key_id
+
+
+class TokenForbidden(errors.CallerError):
+    """The token of the request does not allow this; its detail says what a token would have to, or that it needs a
+    key."""
+
+    code = "token_forbidden"
 
 
 STATUS: Final[dict[type[errors.StrandlineError], int]] = {
@@ -223,6 +233,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     Malformed: BAD_REQUEST,
     Unauthorized: UNAUTHORIZED,
     OperatorsOnly: FORBIDDEN,
+    TokenForbidden: FORBIDDEN,
     BodyTooLarge: TOO_LARGE,
     NotInRange: NOT_IN_RANGE,
     HeadTooLarge: HEAD_TOO_LARGE,

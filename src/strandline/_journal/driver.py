@@ -2,6 +2,7 @@
 
 import glob
 import os
+import secrets
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -24,6 +25,7 @@ from strandline.errors import (
 BUSY_S: Final = 5.0
 PAGE_BYTES: Final = 4096
 WAL_PAGES: Final = 1000
+SECRET_BYTES: Final = 32
 COPY_PAGES: Final = 1000
 """Pages per step of a copy."""
 LEAST_WAL_PAGES: Final = 16
@@ -158,6 +160,13 @@ def connect_in_memory() -> sqlite3.Connection:
     connection.execute("PRAGMA secure_delete = OFF")
     connection.execute("BEGIN")
     return connection
+
+
+def secret_of(connection: sqlite3.Connection) -> bytes:
+    """Return what only servers over a journal know; the first one draws it, in the transaction that is open."""
+    connection.execute("INSERT OR IGNORE INTO secrets VALUES ('server', ?)", (secrets.token_bytes(SECRET_BYTES),))
+    (secret,) = connection.execute("SELECT value FROM secrets WHERE name = 'server'").fetchone()
+    return bytes(secret)
 
 
 @cache

@@ -18,7 +18,7 @@ from strandline._clock import Clock
 from strandline._journal import lists, reader
 from strandline._journal.changes import AddRun
 from strandline._journal.deletion import prune
-from strandline._journal.driver import connect_in_memory, translated
+from strandline._journal.driver import connect_in_memory, secret_of, translated
 from strandline._journal.errors import RunIdTaken
 from strandline._journal.feed import ClaimFeed
 from strandline._journal.live import NO_SESSIONS
@@ -46,6 +46,7 @@ class MemoryJournal(Operations):
         self._table: SessionTable | None = None
         self._is_open = False
         self._epoch = 0
+        self._secret = b""
         self._trouble: str | None = None
         weakref.finalize(self, self._connection.close)
 
@@ -55,6 +56,11 @@ class MemoryJournal(Operations):
     def epoch(self) -> int:
         """How often the journal was opened."""
         return self._epoch
+
+    @property
+    def secret(self) -> bytes:
+        """What signs here; it ends with the object."""
+        return self._secret
 
     @property
     def trouble(self) -> str | None:
@@ -84,6 +90,7 @@ class MemoryJournal(Operations):
                 self._feed = ClaimFeed()
             self._is_open = True
             self._epoch += 1
+            self._secret = secret_of(self._connection)
             no, seq, row = self._rows.next_numbers()
             self._table = SessionTable.of(self._rows, max_attempts=max_attempts, numbers=Counted(no, seq, row))
             return self._decided(lambda table, now: table.take_over({0: self._epoch}, now))

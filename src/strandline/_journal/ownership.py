@@ -36,7 +36,7 @@ APPLICATION_ID: Final = 0x5354524C
 """`STRL`, at offset 68 of the file."""
 UNFINISHED_ID: Final = 0x53545243
 """`STRC`, there too: an unfinished copy of a journal."""
-SCHEMA_VERSION: Final = 18
+SCHEMA_VERSION: Final = 19
 
 POLL_S: Final = 0.1
 MOUNTINFO: Final = Path("/proc/self/mountinfo")

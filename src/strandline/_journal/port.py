@@ -1263,6 +1263,11 @@ class Journal(Protocol):
         """How many owners the journal has had, including the current one."""
         ...
 
+    @property
+    def secret(self) -> bytes:
+        """What the servers over this journal know, and nobody else: 32 bytes, to sign with. Empty before `open`."""
+        ...
+
     def epoch_of(self, key: SessionKey) -> int:
         """Return how many owners a session has had, including the current one. It is this server's."""
         ...

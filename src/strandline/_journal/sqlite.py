@@ -87,6 +87,11 @@ class SqliteJournal(BatchedJournal[SqliteTransactions]):
     # -- ownership ------------------------------------------------------------------------------------
 
     @property
+    def secret(self) -> bytes:
+        """What signs here, kept in the file."""
+        return b"" if self._transactions is None else self._transactions.secret
+
+    @property
     def low_disk(self) -> str | None:
         """Why the disk is too full for new runs although accepted ones continue; None: it is not."""
         return None if self._reserve is None else self._reserve.short

@@ -6,7 +6,7 @@ from typing import Final
 
 from strandline._clock import Clock
 from strandline._journal.deletion import prune
-from strandline._journal.driver import cut_off_wal, is_out_of_room, translated
+from strandline._journal.driver import cut_off_wal, is_out_of_room, secret_of, translated
 from strandline._journal.numbers import Counted
 from strandline._journal.reserve import Reserve
 from strandline._journal.sqlite_rows import SqliteRows
@@ -32,6 +32,7 @@ class SqliteTransactions:
         self._reserve = reserve
         self.records = SqliteRows(connection, reserve.measure)
         self.write = self.records.write
+        self.secret = b""
 
     def close(self) -> None:
         """Release the connection. Idempotent."""
@@ -93,6 +94,7 @@ class SqliteTransactions:
         try:
             self._execute("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
             (epoch,) = self._execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
+            self.secret = secret_of(self._connection)
             claims = table.take_over({0: epoch}, self._clock.now())
             batch = table.drain()
             self.write(batch.changes)

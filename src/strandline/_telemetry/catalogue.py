@@ -141,8 +141,8 @@ METRICS: Final = (
            " `too_many_behind`",
            lambda seen: [((reason,), count) for reason, count in seen.recorder.cuts.items()], ("reason",)),
     Metric("counter", "requests_denied",
-           "Requests that were denied access, by `reason`: a missing or invalid key, `operators_only`, `foreign`, or"
-           " `no_server`",
+           "Requests that were denied access, by `reason`: a missing or invalid key, `expired_token`, `operators_only`,"
+           " `foreign`, or `no_server`",
            lambda seen: [((reason,), count) for reason, count in seen.recorder.denials.items()], ("reason",)),
     Metric("counter", "forwards",
            "Requests sent to another server of the cluster, by `result`; one may be sent more than once",

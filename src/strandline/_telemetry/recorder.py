@@ -60,7 +60,16 @@ CUTS: Final = (
     "too_many_behind",
 )
 """Why the server closes connections early: see `strandline._http.middleware.connection_limiter`."""
-DENIALS: Final = ("foreign", "malformed_key", "no_key", "no_server", "operators_only", "revoked_key", "unknown_key")
+DENIALS: Final = (
+    "expired_token",
+    "foreign",
+    "malformed_key",
+    "no_key",
+    "no_server",
+    "operators_only",
+    "revoked_key",
+    "unknown_key",
+)
 """Why requests are denied access: see `strandline._http.middleware.access_log`."""
 FORWARDS: Final = ("answered", "disconnected", "lost", "moved", "unreached")
 """What becomes of requests that are sent to other servers: see `strandline._http.forwarding.forwarder`."""

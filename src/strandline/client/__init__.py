@@ -23,6 +23,7 @@ from strandline.client._answers import (
     Run,
     Schedule,
     Session,
+    Token,
     Tree,
     WebhookTest,
     Why,
@@ -122,6 +123,7 @@ __all__ = [
     "Unknown",
     "Usage",
     "Webhook",
+    "Token",
     "WebhookTest",
     "Why",
 ]

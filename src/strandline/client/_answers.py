@@ -260,6 +260,17 @@ class WebhookTest(Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
+class Token(Struct, frozen=True, kw_only=True):
+    """A token for web pages: what they send in place of a key until it expires, and what it allows."""
+
+    token: str
+    expires_at: datetime
+    sessions: list[str]
+    routes: list[str]
+    origin: str | None = None
+    run_id: str | None = None
+
+
 class Schedule(Struct, frozen=True, kw_only=True):
     """A schedule. `next` are its next times, none while it is `paused` or once it is over."""
 
@@ -371,6 +382,7 @@ file: Final = decoder(File)
 files_page: Final = decoder(FilesPage)
 deliveries_page: Final = decoder(DeliveriesPage)
 webhook_test: Final = decoder(WebhookTest)
+token: Final = decoder(Token)
 
 
 def read(reply: Reply, decode: Callable[[bytes], T]) -> T:

@@ -386,6 +386,20 @@ def resend(event_id: str, patience: Patience) -> Plan[None]:
     yield from ask(requests.resend(event_id), patience)
 
 
+def create_token(
+    sessions: Sequence[str] | None,
+    run_id: str | None,
+    origin: str | None,
+    routes: Sequence[str] | None,
+    expires_in: float | None,
+    sender: Mapping[str, str] | None,
+    patience: Patience,
+) -> Plan[answers.Token]:
+    """Make a token. Raises `ClientError`."""
+    request = requests.create_token(sessions, run_id, origin, routes, expires_in, sender)
+    return answers.read((yield from ask(request, patience)), answers.token)
+
+
 def test_webhook(url: str, patience: Patience) -> Plan[answers.WebhookTest]:
     """Send a test to a webhook. Raises `ClientError`."""
     return answers.read((yield from ask(requests.test_webhook(url), patience)), answers.webhook_test)

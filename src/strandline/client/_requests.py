@@ -274,6 +274,20 @@ def resend(event_id: str) -> Request:
     return _request("POST", f"/v1/webhooks/{quote(event_id, safe='')}/resend", again=False)
 
 
+def create_token(
+    sessions: Sequence[str] | None,
+    run_id: str | None,
+    origin: str | None,
+    routes: Sequence[str] | None,
+    expires_in: float | None,
+    sender: Mapping[str, str] | None,
+) -> Request:
+    """Return the request for a token of the caller's key."""
+    wanted = {"sessions": sessions, "run_id": run_id, "routes": routes, "expires_in": expires_in, "sender": sender}
+    body = {name: value for name, value in wanted.items() if value is not None}
+    return _request("POST", "/v1/tokens", {**body, "origin": origin}, again=True)
+
+
 def test_webhook(url: str) -> Request:
     """Return the request that sends a test to a webhook."""
     return _request("POST", "/v1/webhooks/test", {"url": url}, again=False)

@@ -28,6 +28,7 @@ from strandline.client._answers import (
     Run,
     Schedule,
     Session,
+    Token,
     Tree,
     WebhookTest,
 )
@@ -303,6 +304,23 @@ class Client:
     def resend(self, event_id: str) -> None:
         """Send an event again at once, as often as a new one."""
         self._do(plans.resend(event_id, self._patience()))
+
+    def create_token(
+        self,
+        sessions: Sequence[str] | None = None,
+        *,
+        origin: str | None,
+        run_id: str | None = None,
+        routes: Sequence[str] | None = None,
+        expires_in: float | None = None,
+        sender: Mapping[str, str] | None = None,
+    ) -> Token:
+        """Make a token for web pages of an origin (None: for programs that are no pages), so that they need no key.
+
+        It is for some sessions, and maybe some `routes` such as `POST /chat`; or in place of that for the events of
+        one run, and may stand in their URL. It is valid for `expires_in` seconds.
+        """
+        return self._do(plans.create_token(sessions, run_id, origin, routes, expires_in, sender, self._patience()))
 
     def test_webhook(self, url: str) -> WebhookTest:
         """Have the server send a test to a webhook; return whether it was received."""

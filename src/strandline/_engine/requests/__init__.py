@@ -34,7 +34,7 @@ from strandline._engine.requests.request import (
     is_storable,
     newer_of,
 )
-from strandline._engine.requests.run_builder import RunBuilder, checked_priority, fingerprint_of
+from strandline._engine.requests.run_builder import RunBuilder, check_sender, checked_priority, fingerprint_of
 from strandline._engine.requests.webhook import EVENTS, NO_SECRETS, check_url, check_webhook
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "again_request",
     "check_content",
     "check_key",
+    "check_sender",
     "check_url",
     "check_webhook",
     "checked_priority",

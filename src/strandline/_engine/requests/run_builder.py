@@ -144,7 +144,7 @@ class RunBuilder(Struct, eq=False):
         if resolution is None:
             self._check_size(request)
         if request.sender is not None:
-            self._check_sender(request.sender)
+            check_sender(request.sender, trusted=self._options.trusted_senders)
         now = self._clock.now()
         begins = now if request.not_before is None else max(now, request.not_before)
         return NewRun(
@@ -262,19 +262,6 @@ class RunBuilder(Struct, eq=False):
         self._check_size(Request(key=key, input=edit.input or "-", metadata=edit.metadata or {}))
         if edit.priority is not None:
             checked_priority(edit.priority)
-
-    def _check_sender(self, sender: Sender) -> None:
-        """Raise `Invalid` if a request may not name its sender, or names one that no line of text can show."""
-        if not self._options.trusted_senders:
-            raise Invalid(
-                "sender may be named only where the setting trusted_senders is on (STRANDLINE_TRUSTED_SENDERS=true);"
-                " leave it out, and the sender is the name of the API key"
-            )
-        for name, text in (("id", sender.id), ("name", sender.name)):
-            if not (0 < len(text) <= LONGEST_SENDER and text.isprintable() and not text.isspace()):
-                raise Invalid(
-                    f"sender.{name} must be 1 to {LONGEST_SENDER} characters that can be shown, without line breaks"
-                )
 
     def _check_resolution(self, resolution: Resolution) -> None:
         """Raise an error if no run can continue with a resolution."""
@@ -401,6 +388,20 @@ def _within(name: str, requested_s: float | None, most_s: float) -> float:
     if not 0 < requested_s <= most_s:  # (also NaN)
         raise Invalid(f"{name} must be more than 0 and at most {most_s:g} seconds, which is what this server allows")
     return requested_s
+
+
+def check_sender(sender: Sender, *, trusted: bool) -> None:
+    """Raise `Invalid` if a request may not name its sender, or names one that no line of text can show."""
+    if not trusted:
+        raise Invalid(
+            "sender may be named only where the setting trusted_senders is on (STRANDLINE_TRUSTED_SENDERS=true);"
+            " leave it out, and the sender is the name of the API key"
+        )
+    for name, text in (("id", sender.id), ("name", sender.name)):
+        if not (0 < len(text) <= LONGEST_SENDER and text.isprintable() and not text.isspace()):
+            raise Invalid(
+                f"sender.{name} must be 1 to {LONGEST_SENDER} characters that can be shown, without line breaks"
+            )
 
 
 def checked_priority(priority: int) -> int:

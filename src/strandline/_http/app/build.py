@@ -39,6 +39,7 @@ from strandline._http.middleware.access import AccessMiddleware, Headers, StartW
 from strandline._http.middleware.access_log import Denials
 from strandline._http.middleware.auth import Access
 from strandline._http.middleware.guard import Guard
+from strandline._http.middleware.token_scope import TokenScope
 from strandline._http.routes.events import Changes
 from strandline._http.routes.export import Export
 from strandline._http.routes.files import FileRoutes
@@ -48,6 +49,7 @@ from strandline._http.routes.metrics import Metrics, Scraped
 from strandline._http.routes.runs import Runs
 from strandline._http.routes.schedules import ScheduleRoutes
 from strandline._http.routes.sessions import Sessions
+from strandline._http.routes.tokens import TokenRoutes
 from strandline._http.routes.tree import Trees
 from strandline._http.routes.webhooks import WebhookRoutes
 from strandline._settings import AppSettings
@@ -84,7 +86,7 @@ def build_apps(
     became of each one that was sent to another server, `on_refused` the code of each one that none has answered.
     """
     guard = Guard(settings, loopback=loopback, keys=keys is not None)
-    access = Access(keys, settings)
+    access = Access(keys, settings, lambda: service.secret, SystemClock())
     in_openais_form = SessionNaming(shares=settings.default_session == "shared")
     naming = SessionNaming(shares=keys is None or in_openais_form.shares)
     exchange = Exchange(service)
@@ -103,6 +105,7 @@ def build_apps(
     schedules = ScheduleRoutes(service, settings)
     files, export = FileRoutes(service), Export(service)
     webhooks = WebhookRoutes(service, settings)
+    tokens = TokenRoutes(service, settings, SystemClock())
     if keys is not None:
         service.schedules.has_key = lambda principal: any(each.principal == principal for each in keys.ring.keys)
     changes: Handler = Changes(service).events
@@ -185,6 +188,7 @@ def build_apps(
             Route("/v1/webhooks", Endpoint(webhooks.all), methods=["GET"]),
             Route("/v1/webhooks/test", Endpoint(webhooks.test), methods=["POST"]),
             Route("/v1/webhooks/{webhook_id}/resend", Endpoint(webhooks.resend), methods=["POST"]),
+            Route("/v1/tokens", Endpoint(tokens.create), methods=["POST"]),
             Route("/v1/events", Endpoint(changes), methods=["GET"]),
             Route("/v1/chat/completions", Endpoint(functools.partial(exchange.handle, openai)), methods=["POST"]),
             Route("/v1/responses", Endpoint(functools.partial(exchange.handle, responses)), methods=["POST"]),
@@ -213,7 +217,7 @@ def build_apps(
         ],
         redirect_slashes=False,
     )
-    started: ASGIApp = StartWait(router, service, settings.start_wait_s)
+    started: ASGIApp = StartWait(TokenScope(router, service, response_to), service, settings.start_wait_s)
     denials = Denials(SystemClock(), on_denied)
     answered, inner, forwarder = started, None, None
     if service.ownership.is_shared:

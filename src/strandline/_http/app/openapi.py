@@ -48,6 +48,7 @@ from strandline._http.routes.sessions import (
     SessionChangeBody,
     SessionsBody,
 )
+from strandline._http.routes.tokens import TokenBody, TokenRequest
 from strandline._http.routes.tree import TreeBody
 from strandline._http.routes.webhooks import DeliveriesBody, WebhookTestBody, WebhookTestedBody
 from strandline._model import INTERRUPTS, IfBusy, OnQuestion, RunStatus
@@ -280,6 +281,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "EditBody": {"input": "Hello again"},
     "SessionChangeBody": {"options": {"priority": 2}},
     "NewScheduleBody": {"session_id": "my-session", "input": "Hello", "cron": "0 9 * * MON-FRI"},
+    "TokenRequest": {"sessions": ["my-session"], "origin": "https://app.example.com"},
     "WebhookTestBody": {"url": "https://example.com/hook"},
     "ResolveBody": {"tools": [{"tool_use_id": "call_1", "outcome": "done", "result": "booked"}]},
     "ChatBody": {"session_id": "my-session", "message": "Hello"},
@@ -495,7 +497,7 @@ HEADERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
 }
 """Response headers: schema and description. `_headers` says which answer has which."""
 
-_GUARDED: Final = (wire.Foreign, wire.Unauthorized)
+_GUARDED: Final = (wire.Foreign, wire.Unauthorized, wire.TokenForbidden)
 _READING: Final = (*_GUARDED, errors.NotReady, errors.NotOwner, errors.JournalUnavailable)
 _BODY: Final = (wire.Malformed, wire.BodyTooLarge, errors.Invalid)
 _UNNAMED: Final = (*_BODY, errors.NoSession)
@@ -571,6 +573,8 @@ OPERATIONS: Final = (
               refused=(errors.Invalid, errors.NotFound, errors.Draining, *_READING)),
     Operation(method="POST", path="/v1/webhooks/test", tag="webhooks", summary="Send a test to a webhook",
               body=WebhookTestBody, answers={200: WebhookTestedBody}, refused=_V1),
+    Operation(method="POST", path="/v1/tokens", tag="tokens", summary="Make a token for web pages",
+              body=TokenRequest, answers={200: TokenBody}, refused=(errors.NotFound, *_V1)),
     Operation(method="GET", path="/v1/runs/{run_id}/resolve", tag="runs", takes=("run_id",),
               summary="Read which tools of a crashed run have an unknown outcome", answers={200: UnresolvedBody},
               refused=(errors.NotFound, errors.NotResolvable, *_READING)),

@@ -23,7 +23,7 @@ from strandline._http import wire
 from strandline._http.audit import interrupted
 from strandline._http.caller import principal_of
 from strandline._http.exchange.idempotency import REPLAYED, idempotency_key
-from strandline._http.exchange.run_request import UNTIL_IT_ENDS, RunRequest
+from strandline._http.exchange.run_request import UNTIL_IT_ENDS, RunRequest, under_token
 from strandline._http.exchange.sse import EventResponse, RunEvents, disconnected
 from strandline._http.forwardable import Forwardable, counts_client, forwardable, left_of
 from strandline._model import OnDisconnect, Outcome, RunId
@@ -113,7 +113,7 @@ class Exchange:
 
     async def handle(self, dialect: Dialect, request: Request) -> Response:
         """Answer a request for a run. Once accepted, it survives its client unless `on_disconnect` says otherwise."""
-        run_request = await dialect.parse(request)
+        run_request = under_token(request, await dialect.parse(request))
         key = idempotency_key(request) or run_request.key_in_body
         passed = forwardable(request.scope)
         run_id = None if passed is None else self._run_id(passed, run_request)

@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, convert
+from msgspec.structs import replace
+from starlette.requests import Request as HttpRequest
 
 from strandline._engine.requests import (
     END_OF_TIME_S,
@@ -15,6 +17,7 @@ from strandline._engine.requests import (
     Request,
     without_client_options,
 )
+from strandline._http.caller import caller_of, check_no_token
 from strandline._http.exchange.idempotency import fingerprint
 from strandline._http.wire import Timestamp
 from strandline._model import (
@@ -254,6 +257,24 @@ class RunRequest(Struct, frozen=True, kw_only=True):
             idempotency_key=idempotency_key,
             fingerprint=b"" if idempotency_key is None else fingerprint(self.body),
         )
+
+
+def under_token(request: HttpRequest, run_request: RunRequest) -> RunRequest:
+    """Return a request for a run with the sender of its token. Raises `TokenForbidden` for what only keys may want."""
+    token = caller_of(request).token
+    if token is None:
+        return run_request
+    options = run_request.options
+    for given, what in (
+        (options.webhook, "name a webhook"),
+        (options.not_before, "send a run for a later time"),
+        (options.sender, "name a sender: the token has it"),
+    ):
+        if given is not None:
+            check_no_token(request, what)
+    if token.sender is None:
+        return run_request
+    return replace(run_request, options=replace(options, sender=SenderBody(token.sender.id, token.sender.name)))
 
 
 def seconds(time: datetime | None) -> float | None:

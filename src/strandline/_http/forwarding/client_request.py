@@ -14,7 +14,7 @@ from strandline._http import wire
 from strandline._http.audit import address_of
 from strandline._http.caller import CALLER, Caller
 from strandline._http.forwardable import FORWARDABLE, Forwardable
-from strandline._http.forwarding.envelope import Forward, digest_of
+from strandline._http.forwarding.envelope import Forward, ForwardOfToken, digest_of
 from strandline._http.forwarding.inner import INTERNAL
 from strandline._http.middleware.connections import CUT
 
@@ -182,11 +182,13 @@ class ClientRequest:
         elif self.refused is not None:
             self.cut()
 
-    def envelope(self, sender: int, receiver: int, number: int, at: float) -> Forward:
-        """Return the request as it is sent to another server."""
+    def envelope(
+        self, sender: int, receiver: int, number: int, at: float, *, headers: list[tuple[bytes, bytes]] | None = None
+    ) -> Forward | ForwardOfToken:
+        """Return the request as it is sent to another server, with `headers` in place of its client's."""
         scope = self._scope
         caller: Caller = scope[CALLER]
-        return Forward(
+        request = Forward(
             sender=sender,
             receiver=receiver,
             number=number,
@@ -194,7 +196,7 @@ class ClientRequest:
             method=scope["method"],
             path=scope["raw_path"],
             query=scope["query_string"],
-            headers=[each for each in self._headers() if _is_passed_on(each[0])],
+            headers=[each for each in self._headers() if _is_passed_on(each[0])] if headers is None else headers,
             size=len(self.body),
             digest=self._digest,
             client=address_of(scope),
@@ -205,6 +207,7 @@ class ClientRequest:
             again=self.passed.again,
             waited_s=self._waited_s(),
         )
+        return request if caller.token is None else ForwardOfToken(sender, receiver, number, at, caller.token, request)
 
     def cut(self) -> None:
         """Close the connection: the response cannot be completed, and must not look complete."""

@@ -15,6 +15,8 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from strandline._access.tokens import Token
+
 MAC_BYTES: Final = 32
 HEAD_BYTES: Final = 4 + MAC_BYTES
 """The length of the envelope, and its MAC."""
@@ -77,7 +79,18 @@ class Left(Struct, frozen=True, tag=2, array_like=True):
     answer: bool = False
 
 
-Envelope = Forward | Left
+class ForwardOfToken(Struct, frozen=True, tag=3, array_like=True):
+    """A request under a token. An older server, which would let it do all that its key may, cannot read it."""
+
+    sender: int
+    receiver: int
+    number: int
+    at: float
+    token: Token
+    request: Forward
+
+
+Envelope = Forward | Left | ForwardOfToken
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Envelope).decode
 

@@ -10,9 +10,9 @@ that is missing: that is a gap, too.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
-from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -255,9 +255,7 @@ class _MergedResponse(Response):
             return
         with suppress(Unreached, UpstreamLost):
             try:
-                await self._others.send(
-                    upstream, peer, lambda *given: replace(request.envelope(*given), headers=headers), b""
-                )
+                await self._others.send(upstream, peer, partial(request.envelope, headers=headers), b"")
                 if upstream.status != wire.OK:
                     return
                 self._left.discard(peer.id)

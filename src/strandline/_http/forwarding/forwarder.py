@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from strandline._engine.streams import LAST
 from strandline._http import wire
 from strandline._http.forwarding.client_request import ClientRequest, part
-from strandline._http.forwarding.envelope import Forward
+from strandline._http.forwarding.envelope import Forward, ForwardOfToken
 from strandline._http.forwarding.inner import ACCEPTED, INTERNAL, MOVED, RESUMABLE
 from strandline._http.forwarding.others import ClockSkewed, Others, advice
 from strandline._http.forwarding.upstream import Unreached, Upstream, UpstreamLost
@@ -237,7 +237,7 @@ class Forwarder:
             self._on_forward("unreached")
             raise
 
-        def make(sender: int, receiver: int, given: int, at: float) -> Forward:
+        def make(sender: int, receiver: int, given: int, at: float) -> Forward | ForwardOfToken:
             nonlocal number
             number = given
             self._at_others[number] = peer

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from strandline._access.keyring import ApiKey
+from strandline._access.tokens import Token
 from strandline._clock import Clock
 from strandline._http import wire
 from strandline._http.caller import CALLER, Caller
@@ -22,6 +23,7 @@ from strandline._http.forwarding.envelope import (
     HEAD_BYTES,
     MAC_BYTES,
     Forward,
+    ForwardOfToken,
     Inbox,
     Left,
     Mistimed,
@@ -117,7 +119,7 @@ class InnerApp:
             else:
                 await self._answer(envelope, body, receive, send)
 
-    def _proof(self, envelope: Forward | Left) -> bytes:
+    def _proof(self, envelope: Forward | ForwardOfToken | Left) -> bytes:
         return proof(self._cluster().secret, envelope.sender, envelope.receiver, envelope.number)
 
     def _note_left(self, request: tuple[int, int], *, answer: bool) -> None:
@@ -136,7 +138,7 @@ class InnerApp:
         else:
             left.set()
 
-    async def _opened(self, scope: Scope, sent: "_Sent") -> tuple[Forward | Left, bytes]:
+    async def _opened(self, scope: Scope, sent: "_Sent") -> tuple[Forward | ForwardOfToken | Left, bytes]:
         """Return a message that may be believed, with its body. Raises `Untrusted`, `Mistimed`."""
         if scope["method"] != "POST" or scope["path"] != PATH:
             raise Untrusted
@@ -149,20 +151,22 @@ class InnerApp:
         envelope = self._inbox.open(head[-MAC_BYTES:], await sent.read(length_of(head)))
         if isinstance(envelope, Left):
             return envelope, b""
-        body = await sent.read(envelope.size)
-        if digest_of(body) != envelope.digest:
+        request = _request_in(envelope)
+        body = await sent.read(request.size)
+        if digest_of(body) != request.digest:
             raise Untrusted
         return envelope, body
 
-    async def _answer(self, envelope: Forward, body: bytes, receive: Receive, send: Send) -> None:
+    async def _answer(self, envelope: Forward | ForwardOfToken, body: bytes, receive: Receive, send: Send) -> None:
         """Have the application answer a client of another server.
 
         If the connection is lost, the application sees no disconnect of the client: it may have lost its server only,
         and come to us by another one. The request is cancelled instead.
         """
-        run_id = None if envelope.run_id is None else RunId(envelope.run_id)
-        passed = Forwardable(forwarded=True, run_id=run_id, again=envelope.again, waited_s=envelope.waited_s)
-        request = _scope_of(envelope, passed)
+        sent = _request_in(envelope)
+        run_id = None if sent.run_id is None else RunId(sent.run_id)
+        passed = Forwardable(forwarded=True, run_id=run_id, again=sent.again, waited_s=sent.waited_s)
+        request = _scope_of(sent, envelope.token if isinstance(envelope, ForwardOfToken) else None, passed)
         answer = _Answer(send, passed, self._proof(envelope))
         task = asyncio.current_task()
         assert task is not None
@@ -190,7 +194,7 @@ class InnerApp:
             return {"type": "http.disconnect"}
 
         try:
-            self._on_arrival(envelope.headers)
+            self._on_arrival(sent.headers)
             await self._app(request, received, answer)
         except (StrandlineError, HTTPException) as error:
             if answer.has_begun:
@@ -274,7 +278,11 @@ async def _lost(receive: Receive) -> None:
         pass
 
 
-def _scope_of(envelope: Forward, passed: Forwardable) -> dict[str, Any]:
+def _request_in(envelope: Forward | ForwardOfToken) -> Forward:
+    return envelope.request if isinstance(envelope, ForwardOfToken) else envelope
+
+
+def _scope_of(envelope: Forward, token: Token | None, passed: Forwardable) -> dict[str, Any]:
     """Return the scope of a client's request, as its own server has made it."""
     principal = Principal(envelope.principal)
     key = ApiKey(principal, envelope.key_id, envelope.operator) if envelope.key_id else None
@@ -293,6 +301,6 @@ def _scope_of(envelope: Forward, passed: Forwardable) -> dict[str, Any]:
         "server": None,
         "state": {},
         "app": InnerApp,  # makes Starlette's router raise its 404 and 405
-        CALLER: Caller(principal, envelope.operator, key),
+        CALLER: Caller(principal, envelope.operator, key, token),
         FORWARDABLE: passed,
     }

@@ -10,12 +10,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from strandline._engine.service import Service
 from strandline._http import wire
 from strandline._http.middleware.access_log import Denials
-from strandline._http.middleware.auth import METRICS, OPEN, Access
+from strandline._http.middleware.auth import IN_ITS_URL, METRICS, OPEN, Access
 from strandline._http.middleware.guard import Guard
 from strandline.errors import NotReady
 
 NEVER_WAIT: Final = OPEN | {METRICS}
 """Paths that are answered while the server starts: probes, metrics, the description of the routes, the console."""
+
+_REFUSALS: Final = (HTTPException, wire.Foreign, wire.Unauthorized, wire.OperatorsOnly, wire.TokenForbidden, NotReady)
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -45,12 +47,14 @@ class AccessMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        send = Marked(send)
+        send = Marked(send, wire.NOSNIFF)
         scope["app"] = self  # makes Starlette's router raise its 404 and 405 instead of answering in plain text
         try:
             if (reason := self._guard.refusal(scope)) is not None:
                 raise wire.Foreign(reason)
             let_in = self._access.admit(scope)
+            if scope.get(IN_ITS_URL):
+                send = Marked(send, wire.NO_REFERRER)
             self._on_arrival(scope["headers"])
             if scope["path"].endswith(
                 "\n"
@@ -60,7 +64,7 @@ class AccessMiddleware:
                 await self._app(scope, receive, send)
             else:
                 await let_in.answer(self._app, scope, receive, send)
-        except (HTTPException, wire.Foreign, wire.Unauthorized, wire.OperatorsOnly, NotReady) as error:
+        except _REFUSALS as error:
             self._denials.note(scope, error)
             await self._respond(error, scope)(scope, receive, send)
 
@@ -81,15 +85,16 @@ class StartWait:
 
 
 class Marked:
-    """Forwards messages, and adds `nosniff` to each response."""
+    """Forwards messages, and adds a header to the response."""
 
-    __slots__ = ("_send",)
+    __slots__ = ("_header", "_send")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, header: tuple[bytes, bytes]) -> None:
         self._send = send
+        self._header = header
 
     async def __call__(self, message: Message) -> None:
         """Send a message."""
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), wire.NOSNIFF]
+            message["headers"] = [*message.get("headers", ()), self._header]
         await self._send(message)

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from strandline._engine.events import RunEvent, SessionEvent
 from strandline._engine.service import Service
 from strandline._engine.streams import NOT_IN_FEED
-from strandline._http.caller import principal_of
+from strandline._http.caller import caller_of, principal_of, session_of
 from strandline._http.exchange.sse import EventResponse, framed_change, last_event_id
 from strandline._http.forwardable import forwardable
 from strandline._model import session_id
@@ -39,6 +39,10 @@ class Changes:
         sessions = {session_id(text) for text in query.getlist("session_id")}
         if len(sessions) > MOST_SESSIONS:
             raise Invalid(f"at most {MOST_SESSIONS} session_id can be named; name none for the events of all")
+        if (token := caller_of(request).token) is not None:
+            sessions = sessions or set(token.sessions)
+            for each in sessions:
+                session_of(request, each)
         events = self._service.changes(principal_of(request), last_event_id(request), sessions=sessions, types=types)
         if (passed := forwardable(request.scope)) is not None:
             passed.feed_after = events.after

@@ -17,7 +17,7 @@ from strandline._engine.service import Service
 from strandline._history import effective_sender
 from strandline._http import wire
 from strandline._http.audit import changed
-from strandline._http.caller import principal_of
+from strandline._http.caller import check_no_token, principal_of
 from strandline._http.exchange.exchange import Exchange
 from strandline._http.exchange.run_request import Priority, WebhookBody, whole_number
 from strandline._http.exchange.sse import RunEvents, last_event_id
@@ -330,6 +330,8 @@ class Runs:
         body, _ = await wire.read_json(
             request, self._settings.max_body_bytes, self._decode_cancel, "`force` is true or false"
         )
+        if body.force:
+            check_no_token(request, "cancel by force")
         passed = forwardable(request.scope)
         again = passed is not None and passed.again
         view = await self._service.cancel(principal_of(request), run_id, force=body.force, again=again)

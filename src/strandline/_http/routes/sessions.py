@@ -15,7 +15,7 @@ from strandline._engine.service import Service
 from strandline._history import sender_of
 from strandline._http import wire
 from strandline._http.audit import changed
-from strandline._http.caller import Caller, caller_of, session_of
+from strandline._http.caller import Caller, caller_of, check_no_token, session_of
 from strandline._http.exchange.run_request import CollectBody, Priority, SenderBody, WebhookBody, whole_number
 from strandline._http.forwardable import only_once
 from strandline._http.routes.runs import runs_body
@@ -181,6 +181,8 @@ class Sessions:
         reads = "`running` and `force` are true or false"
         body, _ = await wire.read_json(request, self._settings.max_body_bytes, self._decode_cancel, reads)
         key = _key(request)
+        if body.force:
+            check_no_token(request, "cancel by force")
         stopped = await self._service.cancel_session(key, running=body.running, force=body.force)
         forced = " by force" if body.force else ""
         runs = ", ".join((*stopped.ended, *stopped.cancelling)) or "no run"

@@ -200,6 +200,11 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         """The servers that share the journal."""
         return self._membership
 
+    @property
+    def secret(self) -> bytes:
+        """What all servers over the database sign with."""
+        return self._membership.secret
+
     def epoch_of(self, key: SessionKey) -> int:
         """Return how many owners a session has had, including this one."""
         return self._open_commits().table.epoch_of(key)

@@ -56,6 +56,14 @@ class PrincipalsContract(Contract):
         )
 
     @scenario
+    async def test_what_signs_for_principals_is_the_journals_own_and_stays(self, desk: Desk) -> None:
+        secret = desk.journal.secret
+        assert len(secret) == 32
+        assert len(set(secret)) > 1, "it is drawn"
+        await desk.restart()
+        assert desk.journal.secret == secret
+
+    @scenario
     async def test_the_session_of_a_run_is_found_by_its_principal_whatever_its_status(self, desk: Desk) -> None:
         await desk.finish(await desk.start("a", ADA))
         await desk.start("b", BOB)
