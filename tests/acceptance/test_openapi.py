@@ -278,7 +278,8 @@ def test_each_example_of_the_page_is_one_that_the_server_takes(keys: bool, tmp_p
             status = status_of(server, asked, shown)
             # The run has ended: it can neither be cancelled nor moved. No event waits to be sent.
             is_so = (status == 409 and "RUN_ID" in command) or (status == 404 and "WEBHOOK_ID" in command)
-            assert status < 300 or is_so, (command, status)
+            is_for_keys = not keys and status == 422 and "/v1/tokens" in command
+            assert status < 300 or is_so or is_for_keys, (command, status)
 
 
 def test_examples_name_no_address_that_nobody_should_copy(tmp_path: Path) -> None:
