@@ -30,7 +30,7 @@ EXCEPTIONS: Final = {
 """Routes of `/v1` without a method of the client, and why."""
 ARGUMENTS: Final[dict[str, Any]] = {
     "text": "x", "run_id": "ID", "session_id": "ID", "schedule_id": "ID", "file_id": "ID", "event_id": "ID",
-    "file": b"x", "tools": [], "responses": {}, "url": "http://example.com/",
+    "file": b"x", "origin": None, "tools": [], "responses": {}, "url": "http://example.com/",
 }  # fmt: skip
 NO_ROUTE: Final = {"ask", "close"}
 
@@ -58,18 +58,19 @@ def requested(monkeypatch: pytest.MonkeyPatch) -> set[str]:
             if calling.startswith("_") or calling in NO_ROUTE:
                 continue
             needed = [
-                ARGUMENTS[each.name]
+                each
                 for each in inspect.signature(method).parameters.values()
-                if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD
+                if each.default is each.empty and each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
             ]
+            named = {each.name: ARGUMENTS[each.name] for each in needed if each.kind is each.KEYWORD_ONLY}
             with pytest.raises(NotFound):
-                begin(method, needed)
+                begin(method, [ARGUMENTS[each.name] for each in needed if each.name not in named], named)
     return found
 
 
-def begin(method: Callable[..., object], arguments: list[Any]) -> None:
+def begin(method: Callable[..., object], arguments: list[Any], named: dict[str, Any]) -> None:
     """Call a method, and have one that yields send its request."""
-    outcome = method(*arguments)
+    outcome = method(*arguments, **named)
     if inspect.isgenerator(outcome):
         next(outcome)
 

@@ -34,6 +34,7 @@ from strandline._http.dialects.openai.responses.wire import (
 from strandline._http.dialects.openai.wire import Completion, CompletionBody, ErrorBody, Model, Models
 from strandline._http.dialects.runs import AgainBody, NewRunBody, ResolveBody
 from strandline._http.exchange.sse import MEDIA_TYPE
+from strandline._http.middleware.token_scope import ROUTES
 from strandline._http.routes.events import TYPES
 from strandline._http.routes.files import FileBody, FilesBody
 from strandline._http.routes.forks import ForkBody, ForkedBody
@@ -48,7 +49,7 @@ from strandline._http.routes.sessions import (
     SessionChangeBody,
     SessionsBody,
 )
-from strandline._http.routes.tokens import TokenBody, TokenRequest
+from strandline._http.routes.tokens import ORIGIN, TokenBody, TokenRequest
 from strandline._http.routes.tree import TreeBody
 from strandline._http.routes.webhooks import DeliveriesBody, WebhookTestBody, WebhookTestedBody
 from strandline._model import INTERRUPTS, IfBusy, OnQuestion, RunStatus
@@ -245,6 +246,22 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
             {**_some("priority"), "allOf": [{"properties": {"front": {"const": False}}}]},
             {"required": ["front"], "properties": {"front": {"const": True}, "priority": {"type": "null"}}},
         ]
+    },
+    "TokenRequest": {
+        "anyOf": [
+            {
+                "required": ["sessions"],
+                "properties": {"sessions": {"type": "array", "items": _SESSION_ID}, "run_id": {"type": "null"}},
+            },
+            {
+                "required": ["run_id"],
+                "properties": {"run_id": {"type": "string"}, "sessions": {"type": "null"}, "routes": {"type": "null"}},
+            },
+        ],
+        "properties": {
+            "origin": {"anyOf": [{"type": "string", "pattern": ORIGIN}, {"type": "null"}]},
+            "routes": {"items": {"enum": list(ROUTES)}, "minItems": 1},
+        },
     },
     "ForkBody": {"properties": {"session_id": {"anyOf": [_SESSION_ID, {"type": "null"}]}}},
     "NewScheduleBody": {
