@@ -793,7 +793,7 @@ def document(server: Described | None = None) -> dict[str, Any]:
         components[name] = {**components[name], "allOf": [more]}
     for name in (
         *("ChatBody", "CompletionBody", "ResponseRequest", "Invocation", "NewRunBody", "AgainBody", "ResolveBody"),
-        "RunOptions",
+        *("RunOptions", "TokenRequest"),
     ):
         _bounded(components[name]["properties"], server)
     _bounded(components["DefaultOptions"]["properties"], server)
