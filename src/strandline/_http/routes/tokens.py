@@ -28,7 +28,9 @@ MOST_SESSIONS: Final = 100
 LONGEST_ORIGIN: Final = 300
 
 
-ORIGIN: Final = r"^https?://[A-Za-z0-9._~:\[\]-]+/?$"
+ORIGIN: Final = r"^https?://[A-Za-z0-9._~-]+(:[0-9]{1,5})?/?$"
+"""An origin, as it is described. One with an IPv6 address is taken, too."""
+_ADDRESS: Final = r"https?://\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?/?"
 
 
 class TokenRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -160,6 +162,6 @@ def _origin(given: str | None) -> str | None:
     """Return an origin as browsers send it. Raises `Invalid` if they send no such one."""
     if given is None:
         return None
-    if re.fullmatch(ORIGIN[1:-1], given, re.IGNORECASE) is None:
+    if re.fullmatch(f"{ORIGIN[1:-1]}|{_ADDRESS}", given, re.IGNORECASE) is None:
         raise Invalid("origin must be a scheme and a host, such as `https://app.example.com`, as browsers send it")
     return given.rstrip("/").lower()
