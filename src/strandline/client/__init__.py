@@ -116,6 +116,7 @@ __all__ = [
     "StreamGap",
     "TextDelta",
     "TextReset",
+    "Token",
     "ToolFinished",
     "ToolStarted",
     "Tree",
@@ -123,7 +124,6 @@ __all__ = [
     "Unknown",
     "Usage",
     "Webhook",
-    "Token",
     "WebhookTest",
     "Why",
 ]

@@ -722,7 +722,7 @@ OPERATIONS: Final = (
     Operation(method="GET", path="/ping", tag="agentcore", summary="Show whether any run executes or waits",
               answers={200: PingBody}),
     Operation(method="GET", path="/", tag="probes", summary="Show where to continue; browsers get the console",
-              answers={200: FrontBody}, refused=_GUARDED),
+              answers={200: FrontBody}, refused=(wire.Foreign,)),
     Operation(method="GET", path="/health", tag="probes", summary="Show the state of the server in numbers",
               answers={200: HealthBody, 503: HealthBody}, brief=HealthWord),
     Operation(method="GET", path="/livez", tag="probes", summary="Check that the process responds",
