@@ -328,9 +328,9 @@ def test_of_a_server_with_keys_document_and_page_say_so_and_of_another_they_do_n
                 assert "WWW-Authenticate" in operation["responses"]["401"]["headers"]
             else:
                 open_to_all.add(path)
-    assert open_to_all == {"/livez", "/readyz", "/ping", "/health"}
+    assert open_to_all == {"/", "/livez", "/readyz", "/ping", "/health"}
     html = page(made, "", "http://127.0.0.1:8080")
-    assert html.count("Authorization: Bearer $KEY") == sum(len(each) for each in made["paths"].values()) - 4
+    assert html.count("Authorization: Bearer $KEY") == sum(len(each) for each in made["paths"].values()) - 5
     assert "This server requires an API key" in html
     assert "This server requires an API key" not in page(document(), "", "http://127.0.0.1:8080")
     assert "$KEY" not in page(document(), "", "http://127.0.0.1:8080")
