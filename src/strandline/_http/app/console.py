@@ -119,7 +119,7 @@ def _files() -> frozenset[str]:
 
 @functools.cache
 def _read(name: str) -> _File:
-    """Return a file: read and compressed when it is first asked for, which takes a few milliseconds."""
+    """Return a file: read and compressed when it is first wanted, which takes a few milliseconds."""
     content = (_FOLDER / name).read_bytes()
     kind = _TYPES[Path(name).suffix]
     return _File(content, gzip.compress(content, 9, mtime=0), hashlib.sha256(content).hexdigest()[:32], kind)
