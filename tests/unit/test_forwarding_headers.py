@@ -26,6 +26,7 @@ BODIES: Final[dict[str, Any]] = {
     "/v1/schedules/{schedule_id}": {"paused": True},
     "/v1/chat/completions": {"model": "x", "user": "s", "messages": [{"role": "user", "content": "hi"}]},
     "/v1/responses": {"model": "x", "conversation": "s", "input": "hi"},
+    "/v1/conversations/{conversation_id}": {"metadata": {"topic": "sea"}},
     "/chat": {"session_id": "s", "message": "hi"},
     "/agui": {"threadId": "s", "runId": "1", "messages": [{"id": "m", "role": "user", "content": "hi"}]},
     "/mcp": {

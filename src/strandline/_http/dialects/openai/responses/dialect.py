@@ -30,6 +30,7 @@ from strandline._http.dialects.openai.responses.given import (
     listed_in,
     prompt_of,
 )
+from strandline._http.dialects.openai.responses.items import items_of, of_run, page_of
 from strandline._http.dialects.openai.responses.stream import NOTHING, ResponseEvents
 from strandline._http.dialects.openai.responses.wire import (
     READS,
@@ -174,6 +175,13 @@ class Responses(Dialect):
         about = self._about(view)
         frames = ResponseEvents(about, stream, after=after, later=self._later(about, again=True))
         return self._exchange.stream(stream, frames, {}, after=0)
+
+    async def input_items(self, request: Request) -> Response:
+        """Return the input of a response as items."""
+        page, run_id = page_of(request), run_id_of(request.path_params["response_id"])
+        run = await self._service.stored_run(principal_of(request), run_id)
+        found = items_of("user", run.input, of_run(run.run_id))
+        return wire.answer(page.of(found if page.is_ascending else found[::-1]))
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a response; one that has ended stays as it is."""

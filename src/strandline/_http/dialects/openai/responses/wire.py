@@ -242,6 +242,15 @@ class ConversationRequest(Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] | None = None
 
 
+class ConversationChange(Struct, frozen=True, kw_only=True):
+    """What to change of a conversation; other keys are ignored."""
+
+    metadata: Annotated[
+        dict[str, Any] | None,
+        Meta(description="Stored with each later response, beside its own `metadata`, whose names win; null: none"),
+    ]
+
+
 class ConversationObject(Struct, frozen=True, kw_only=True):
     """A session as a conversation. `created_at` is 0 if it has got its name otherwise."""
 
