@@ -81,9 +81,22 @@ def test_a_client_and_the_command_make_show_and_delete_schedules(server: Server)
         one = client.schedule("from a client", "cli", cron="30 8 * * *")
         assert [each.schedule_id for each in client.schedules("cli")] == [one.schedule_id]
         client.delete_schedule(one.schedule_id)
-    added = ran("schedules", "add", "cli", "say hello", "--every", "1000", "--url", url, folder=server.folder)
+    added = ran(
+        "schedules",
+        "add",
+        "cli",
+        "say hello",
+        "--every",
+        "1000",
+        "--option",
+        "priority=1",
+        "--url",
+        url,
+        folder=server.folder,
+    )
     assert added.returncode == 0, added.stderr
     schedule_id = added.stdout.split()[0]
+    assert server.client.get(f"/v1/schedules/{schedule_id}").json()["priority"] == 1
     listed = ran("schedules", "--session", "cli", "--url", url, folder=server.folder).stdout.splitlines()
     assert listed[0].split() == ["SCHEDULE", "SESSION", "WHEN", "NEXT", "LAST", "RUN", "WHAT"]
     assert listed[1].startswith(schedule_id)
@@ -98,6 +111,17 @@ def test_a_client_and_the_command_make_show_and_delete_schedules(server: Server)
     assert re.search(r"^what +say bye$", shown, re.M)
     as_json = ran("schedules", "show", schedule_id, "--json", "--url", url, folder=server.folder).stdout
     assert json.loads(as_json) == server.client.get(f"/v1/schedules/{schedule_id}").json()
+    options = ("--option", 'metadata={"team": "blue"}', "--option", "queue-timeout=60", "--option", "priority=null")
+    ran("schedules", "change", schedule_id, *options, "--url", url, folder=server.folder)
+    has = server.client.get(f"/v1/schedules/{schedule_id}").json()
+    assert (has["metadata"], has["queue_timeout"], has["priority"]) == ({"team": "blue"}, 60, None)
+    for wrong, says in (
+        (("--option", "webhok=null"), "priority, timeout, queue_timeout, metadata, sender, webhook"),
+        (("--option", "priority=1", "--option", "priority=2"), "say once"),
+        (("--option", "webhook=x"), "as JSON"),
+    ):
+        refused = ran("schedules", "change", schedule_id, *wrong, "--url", url, folder=server.folder)
+        assert (refused.returncode, says in " ".join(refused.stderr.split())) == (2, True), refused.stderr
     nothing = ran("schedules", "change", schedule_id, "--url", url, folder=server.folder)
     assert (nothing.returncode, "say what to change" in nothing.stderr) == (2, True)
     for verb, answer in (

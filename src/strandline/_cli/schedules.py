@@ -8,11 +8,23 @@ from strandline._cli import rows, say
 from strandline._cli.address import KeyFile, Url
 from strandline._cli.complete import SESSIONS
 from strandline._cli.runs import All, Json, more, most, print_json, server_of, session_named
+from strandline._cli.session import parsed_option
 
 HEAD: Final = ("SCHEDULE", "SESSION", "WHEN", "NEXT", "LAST RUN", "WHAT")
 MOST_SHOWN: Final = 60
 """How many characters of an input are shown."""
 
+OPTIONS: Final = ("priority", "timeout", "queue_timeout", "metadata", "sender", "webhook")
+"""The options that its runs may have."""
+
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        help=f"An option of its runs, such as 'priority=1'; repeatable. It is one of {', '.join(OPTIONS)}.",
+        metavar="NAME=JSON",
+    ),
+]
 Schedule = Annotated[str, typer.Argument(help="The id of a schedule, as `strandline schedules` shows it.")]
 
 schedules_app = typer.Typer(rich_markup_mode=None)
@@ -61,6 +73,7 @@ def add(
         str, typer.Option(help="While its run before has not ended: enqueue, skip or replace.")
     ] = "enqueue",
     missed: Annotated[str, typer.Option(help="For times without a server: once, skip or all.")] = "once",
+    option: Options = None,
     url: Url = None,
     key_file: KeyFile = None,
     as_json: Json = False,
@@ -75,6 +88,7 @@ def add(
         for name, given in (("cron", cron), ("every", every), ("at", at), ("timezone", timezone))
         if given is not None
     }
+    body |= _options(option)
     with say.errors_reported(), server_of(url, key_file) as server:
         made = server.add_schedule({**body, "session_id": session_named(session)})
     if as_json:
@@ -126,11 +140,12 @@ def change(
         str | None, typer.Option(help="While its run before has not ended: enqueue, skip or replace.")
     ] = None,
     missed: Annotated[str | None, typer.Option(help="For times without a server: once, skip or all.")] = None,
+    option: Options = None,
     url: Url = None,
     key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
-    """Change what is named of a schedule. With other times it continues from now.
+    """Change what is named of a schedule. With other times it continues from now. An option that is null is removed.
 
     Example: strandline schedules change sch_... --cron "0 10 * * MON-FRI"
     """
@@ -138,9 +153,9 @@ def change(
         ("input", text), ("cron", cron), ("every", every), ("at", at), ("timezone", timezone), ("overlap", overlap),
         ("missed", missed),
     )  # fmt: skip
-    body = {name: given for name, given in named if given is not None}
+    body = {name: given for name, given in named if given is not None} | _options(option)
     if not body:
-        say.fail("say what to change: --text, --cron, --every, --at, --timezone, --overlap or --missed")
+        say.fail("say what to change: --text, --cron, --every, --at, --timezone, --overlap, --missed or --option")
     _change(schedule, body, "is changed", url, key_file, as_json=as_json)
 
 
@@ -186,6 +201,18 @@ def delete(schedule: Schedule, url: Url = None, key_file: KeyFile = None) -> Non
     with say.errors_reported(), server_of(url, key_file) as server:
         server.delete_schedule(schedule)
     say.out().print(f"{schedule} is deleted.", markup=False, soft_wrap=True)
+
+
+def _options(given: list[str] | None) -> dict[str, Any]:
+    """Return the options of runs that are given as NAME=JSON."""
+    options: dict[str, Any] = {}
+    for name, value in map(parsed_option, given or ()):
+        if name not in OPTIONS:
+            say.fail(f"--option {name} is not an option of a schedule; there are {', '.join(OPTIONS)}")
+        if name in options:
+            say.fail(f"say once what becomes of {name}")
+        options[name] = value
+    return options
 
 
 def _change(schedule: str, body: dict[str, Any], now: str, url: Url, key_file: KeyFile, *, as_json: bool) -> None:

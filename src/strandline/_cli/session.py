@@ -77,7 +77,7 @@ def change(
         "on_disconnect": on_disconnect,
     }
     named: list[tuple[str, Any]] = [(name, value) for name, value in given.items() if value is not None]
-    named += [*map(_parsed, option or ()), *((name.replace("-", "_"), None) for name in unset or ())]
+    named += [*map(parsed_option, option or ()), *((name.replace("-", "_"), None) for name in unset or ())]
     names = [name for name, _ in named]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         say.fail(f"say once what becomes of {', '.join(twice)}")
@@ -112,7 +112,7 @@ def _requested(
             raise typer.Exit(REFUSED) from None
 
 
-def _parsed(given: str) -> tuple[str, Any]:
+def parsed_option(given: str) -> tuple[str, Any]:
     """Return the name and the value of an option that is given as NAME=JSON."""
     from msgspec import DecodeError, json
 
