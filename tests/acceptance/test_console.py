@@ -95,11 +95,64 @@ def test_a_run_says_why_it_waits_and_is_cancelled(ada: Person, server: Server, a
     server.line_up("r1", "r2", session_id="runs")
     ada.page.locator(row("runs")).get_by_role("link").click()
     ada.sees("ahead", "small.why")
-    ada.page.locator("tr", has_text="waiting").get_by_role("link").click()
+    ada.page.locator(".queue").get_by_role("link").click()
     ada.sees("waiting", ".head .badge")
     ada.page.get_by_role("button", name="Cancel").click()
     ada.sees("cancelled", ".head .badge")
     at.release()
+
+
+def test_five_messages_at_once_wait_in_line_and_each_is_answered(ada: Person, server: Server, at: Checkpoints) -> None:
+    server.chat("first", "five")
+    ada.page.goto(f"{server.url}/#/sessions/five")
+    at.hold("go model 0")
+    ada.page.get_by_label("Message").fill("go")
+    ada.page.keyboard.press("Enter")
+    at.reached("go model 0")
+    ada.page.get_by_label("Message").fill("q")
+    ada.page.get_by_role("button", name="Send 5 at once").click()
+    ada.page.locator(".queue li").nth(4).wait_for()
+    at.release()
+    ada.page.locator(".queue").wait_for(state="detached")
+    server.quiet()
+    runs = server.client.get("/v1/sessions/five/runs").json()["runs"]
+    assert [each["status"] for each in runs] == ["succeeded"] * 7
+
+
+def test_a_question_is_answered_by_one_and_gone_for_the_other(ada: Person, browser: Browser, server: Server) -> None:
+    server.chat("q1 @pay", "asks")
+    bob = Person(browser)
+    bob.page.goto(f"{server.url}/#/questions")
+    bob.sees("asks", "h2")
+    ada.page.locator(row("asks")).get_by_role("link").click()
+    ada.page.get_by_role("button", name="Yes").click()
+    bob.sees("No agent asks anything at the moment.")
+    ada.sees("did @pay", ".message.assistant")
+    bob.context.close()
+    assert bob.complaints == []
+
+
+def test_hostile_text_is_shown_as_text(browser: Browser, at: Checkpoints, tmp_path: Path) -> None:
+    """Tags, links that run code, images of others, text from right to left, deep nesting, and one megabyte."""
+    hostile = (
+        "Look: <script>alert(1)</script> <img src=x onerror=alert(2)> [press](javascript:alert(3)) "
+        "![seen](https://images.example/x.png) \u202egnp.exe <b>not bold</b>"
+    )
+    with serving(f"{TARGETS / 'function.py'}:answer", folder=tmp_path, variables=at.environment) as server:
+        for text in (f"{'long ' * 210_000}<b>", f"{'>' * 500} deep", hostile):
+            server.chat(text, "hostile")
+        ada = Person(browser)
+        asked: list[str] = []
+        ada.page.on("request", lambda request: asked.append(request.url))
+        ada.page.goto(f"{server.url}/#/sessions/hostile")
+        for role in ("user", "assistant"):
+            for text in ("<script>alert(1)</script>", "<b>not bold</b>", "image: seen", "deep", "long long"):
+                ada.sees(text, f".message.{role}")
+        for tag in ("script", "img", "b:text('not bold')", "iframe", "a[href^='javascript']"):
+            assert ada.page.locator(f".log {tag}").count() == 0, tag
+        assert all(each.startswith(server.url) for each in asked)
+        ada.context.close()
+        assert ada.complaints == []
 
 
 def test_a_lost_connection_is_shown_and_healed(browser: Browser, at: Checkpoints, tmp_path: Path) -> None:

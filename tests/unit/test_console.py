@@ -112,9 +112,10 @@ def test_all_of_it_is_small() -> None:
 
 
 def test_no_file_of_it_names_another_host() -> None:
+    """But for names of XML, and an address in the text of an error of `marked`; the policy allows no request there."""
     for each in BUILT.iterdir():
         named = set(re.findall(r"\bhttps?://[\w.-]+", each.read_text()))
-        assert named <= {"http://www.w3.org"}, f"{each.name}: names of XML alone, which nothing fetches"
+        assert named <= {"http://www.w3.org", "https://github.com"}, f"{each.name}: only what nothing fetches"
 
 
 def test_the_files_are_what_the_sources_make(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { Refused, hasKey, health, read, setKey, whenKeyIsRefused } from "./api";
 import { live } from "./live";
 import { Now } from "./now";
+import { Operations } from "./operations";
+import { Questions } from "./questions";
 import { RunView } from "./run";
 import { SessionView } from "./session";
 import type { Health } from "./shapes";
@@ -123,6 +125,7 @@ function Frame({ onForget }: { onForget: () => void }): JSX.Element {
     return () => removeEventListener("hashchange", moved);
   }, []);
   const [view, id] = path;
+  const asks = live.lines.asking().length;
   const name = live.health?.agent_id ?? "Strandline";
   useEffect(() => {
     document.title = id ? `${id} – ${name}` : name;
@@ -141,6 +144,13 @@ function Frame({ onForget }: { onForget: () => void }): JSX.Element {
           <a href="#/" aria-current={!view ? "page" : undefined}>
             Now
           </a>
+          <a href="#/questions" aria-current={view === "questions" ? "page" : undefined}>
+            Questions
+            {asks > 0 && <sup>{asks}</sup>}
+          </a>
+          <a href="#/operations" aria-current={view === "operations" ? "page" : undefined}>
+            Operations
+          </a>
         </nav>
         <Link />
         {hasKey() && (
@@ -156,11 +166,19 @@ function Frame({ onForget }: { onForget: () => void }): JSX.Element {
         </p>
       )}
       <main id="main" tabIndex={-1} class={live.connection === "lost" ? "stale" : ""}>
-        {view === "sessions" && id ? <SessionView key={id} id={id} /> : view === "runs" && id ? <RunView key={id} id={id} /> : <Now />}
+        <View view={view} id={id} />
       </main>
       <Told />
     </>
   );
+}
+
+function View({ view, id }: { view: string | undefined; id: string | undefined }): JSX.Element {
+  if (view === "sessions" && id) return <SessionView key={id} id={id} />;
+  if (view === "runs" && id) return <RunView key={id} id={id} />;
+  if (view === "questions") return <Questions />;
+  if (view === "operations") return <Operations />;
+  return <Now />;
 }
 
 function Link(): JSX.Element {

@@ -196,6 +196,11 @@ export class Lines {
     });
   }
 
+  /** Returns our own lines that ask a person something. */
+  asking(): Line[] {
+    return [...this.all.values()].filter((line) => line.asks.length > 0 && !line.isOthers);
+  }
+
   counts(): Record<Filter, number> {
     const counts: Record<Filter, number> = { all: this.all.size, running: 0, waiting: 0, asks: 0, paused: 0, failed: 0 };
     for (const line of this.all.values()) {

@@ -20,6 +20,7 @@ const FILTERS: { filter: Filter; text: string }[] = [
   { filter: "paused", text: "Paused" },
   { filter: "failed", text: "Failed" },
 ];
+const NAME = /^[A-Za-z0-9._:@-]{1,256}$/;
 const CALM = matchMedia("(prefers-reduced-motion: reduce)");
 const DARK = matchMedia("(prefers-color-scheme: dark)");
 const BEYOND = 6; // rows that are there above and below those in view
@@ -120,12 +121,22 @@ const Legend = (): JSX.Element => (
 
 function Nothing({ search, filter }: { search: string; filter: Filter }): JSX.Element {
   if (live.connection === "opening") return <p class="nothing">Reading sessions…</p>;
+  if (NAME.test(search)) {
+    return (
+      <p class="nothing">
+        No session is called that. <a href={sessionLink(search)}>Begin {search}</a>
+      </p>
+    );
+  }
   if (search || filter !== "all") return <p class="nothing">No session is like that at the moment.</p>;
   const example = `curl -s ${location.origin}/chat -d '{"session_id": "my-session", "message": "hello"}'`;
   return (
     <div class="nothing">
       <p>No session yet. Each conversation gets a lane here with its first message.</p>
       <pre>{example}</pre>
+      <p>
+        Or <a href={sessionLink("my-session")}>write to it here</a>.
+      </p>
     </div>
   );
 }
