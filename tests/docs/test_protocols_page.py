@@ -32,7 +32,7 @@ ELSEWHERE: Final = {"a2a"}
 def sent(server: Server, path: str, text: str, session: str | None, key: str) -> httpx.Response:
     """Send a message by the protocol of this path, in the session that is named as the page says."""
     headers, body = _request(path, text, session, key)
-    if path != "/agui":
+    if "`Idempotency-Key`" in COLUMNS[path]["same request, same run"]:
         headers["Idempotency-Key"] = key
     return server.client.post(path.replace("{session_id}", session or ""), json=body, headers=headers)
 
@@ -52,7 +52,14 @@ def _request(path: str, text: str, session: str | None, key: str) -> tuple[dict[
             return {}, {"threadId": session, "runId": key, "messages": messages}
         case "/invocations":
             return ({} if session is None else {HEADER: session}), {"prompt": text}
+        case "/mcp":
+            arguments = {"message": text, "idempotency_key": key, **({} if session is None else {"session": session})}
+            return {}, _call("tools/call", {"name": "ask", "arguments": arguments})
     raise AssertionError(f"send something by {path}, too")
+
+
+def _call(method: str, params: dict[str, Any]) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +112,15 @@ def test_a_question_is_asked_and_answered_in_each_protocol(server: Server, path:
     assert asked.status_code == 200, asked.text
     (request,) = server.client.get(f"/v1/sessions/{session}").json()["input_requests"]
     assert request["id"] in asked.text
-    headers, body = _answer(path, request["id"], session)
-    answered = server.client.post(path.replace("{session_id}", session), json=body, headers=headers)
+    (run,) = server.client.get(f"/v1/sessions/{session}/runs").json()["runs"]
+    by = "/v1/sessions/{session_id}/runs" if COLUMNS[path]["its answer"] == "by the run API" else path
+    headers, body = _answer(by, request["id"], session, run["run_id"])
+    answered = server.client.post(by.replace("{session_id}", session), json=body, headers=headers)
     assert answered.status_code == 200, answered.text
     assert texts(server.history(session), "assistant")[-1] == 'got [["ask", "yes"]]'
 
 
-def _answer(path: str, request_id: str, session: str) -> tuple[dict[str, str], dict[str, Any]]:
+def _answer(path: str, request_id: str, session: str, run_id: str) -> tuple[dict[str, str], dict[str, Any]]:
     answers = [{"id": request_id, "response": "yes"}]
     headers, body = _request(path, "", session, f"answers {path}")
     match path:
@@ -125,4 +134,6 @@ def _answer(path: str, request_id: str, session: str) -> tuple[dict[str, str], d
         case "/agui":
             resume = [{"interruptId": request_id, "status": "resolved", "payload": "yes"}]
             return headers, {**body, "resume": resume}
+        case "/mcp":
+            return headers, _call("tools/call", {"name": "answer", "arguments": {"run_id": run_id, "answer": "yes"}})
     return headers, {name: body[name] for name in ("session_id",) if name in body} | {"responses": answers}
