@@ -181,6 +181,7 @@ PAGES: Final[dict[str, Page]] = {
         asks=NUMBERED,
     ),
     "comparison.md": Page(by={"test_strandline_holds_in_every_act": ["demo race"]}),
+    "console.md": Page(by={"test_browsers_get_the_page_and_programs_get_links": ['"console":"/console"']}),
     "container.md": Page(
         by={
             "test_the_command_that_locks_it_down_is_the_one_that_is_tested": ["docker run --detach"],
