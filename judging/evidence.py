@@ -79,6 +79,8 @@ class Request(Struct, frozen=True, kw_only=True):
     """The run after which the conversation is to continue; "": it is to begin anew."""
     again: str | None = None
     """The run that it is to replace."""
+    resolves: str | None = None
+    """The crashed run that it is to continue."""
 
     @property
     def goes_back(self) -> bool:

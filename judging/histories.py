@@ -36,17 +36,19 @@ def once(evidence: Evidence) -> Iterator[str]:
     for session, text in evidence.strangers:
         yield f"the history of {session} has {text!r}, which is no run"
     for run in evidence.runs.values():
-        if run.parts is None or run.end is None or run.parts in (expected := _parts(run)):
+        if run.parts is None or run.end is None or run.parts in (expected := _parts(evidence, run)):
             continue
         yield f"run {run.label} stands {run.parts} times in history, not {expected[-1]}"
 
 
-def _parts(run: Run) -> tuple[int, ...]:
+def _parts(evidence: Evidence, run: Run) -> tuple[int, ...]:
     """Return how many parts of history a run may have left: one, unless it came to its end while it waited."""
     if not run.has_turn:
-        return (1,)
+        return (0,) if left_nothing(evidence, run) else (1,)
     if run.kind == "queue_timeout":
         return (0,)
+    if run.kind == "timeout" and not run.has_checkpoints and run.was_cut_off:
+        return (0, 1)  # none, if it was requeued with nothing stored
     if run.kind == "timeout" and not run.attempts and run.can_resume is False:
         return (0, 1)  # none, if nobody can know whether it had begun
     if run.kind == "needs_input" and run.request.answers:
@@ -56,6 +58,13 @@ def _parts(run: Run) -> tuple[int, ...]:
     if run.kind == "cancelled" and not run.started and run.left_s:
         return (0, 1)  # none, if it was left alone: the question that it answers is given up
     return (1,)
+
+
+def left_nothing(evidence: Evidence, run: Run) -> bool:
+    """Return whether a run was collected with others, and their whole turn was requeued and ended with nothing stored:
+    what they all said stands where the turn's does, which is nowhere."""
+    host = evidence.runs.get(run.host or "")
+    return run.request.if_busy == "collect" and host is not None and host.parts == 0 and 0 in _parts(evidence, host)
 
 
 def malformed(history: Sequence[Any], requests_input: frozenset[str]) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from judging.evidence import Evidence, Joined, Run
+from judging.histories import left_nothing
 
 
 def ended_with_host(evidence: Evidence) -> Iterator[str]:
@@ -30,7 +31,7 @@ def joined(evidence: Evidence) -> Iterator[str]:
             places.setdefault(run_id, []).append(each)
     for run in evidence.runs.values():
         hosts = [each.host for each in places.get(run.id, ())]
-        expected = [run.host] if run.join == "applied" else []
+        expected = [run.host] if run.join == "applied" and not left_nothing(evidence, run) else []
         if run.parts is not None and hosts != expected:
             yield f"run {run.label} has joined {expected}, and its message is with {hosts}"
         host = evidence.runs.get(run.host or "") if run.join == "applied" else None

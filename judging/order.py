@@ -1,7 +1,7 @@
 """The runs of a session execute one at a time, in order of lane, priority and acceptance, and none while it is paused.
 
-Answers come first, then what interrupts or was moved to the front, then the others by priority, and of these first
-those that were to join another.
+What continues a crashed run comes first, then answers, then what interrupts or was moved to the front, then the others
+by priority, and of these first those that were to join another.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from itertools import groupby, pairwise
 
 from judging.evidence import Evidence, Move, Run
 
-ANSWER, FRONT, NORMAL = 1, 2, 3
+REQUEUED, ANSWER, FRONT, NORMAL = 0, 1, 2, 3
 MOVED = 1
 BEFORE_ALL = 1 << 62
 Rank = tuple[int, int, int]
@@ -25,6 +25,8 @@ def accepted_order(evidence: Evidence) -> Iterator[str]:
 
 
 def _class(run: Run) -> tuple[int, bool]:
+    if run.request.resolves is not None:
+        return (-2, False)
     if run.request.answers:
         return (-1, False)
     return (0, False) if _goes_first(run) else (run.request.priority, run.join != "became_next_run")
@@ -70,6 +72,8 @@ def _was_accepted(run: Run, before: Run, at: float) -> bool:
 
 def rank(run: Run, at: float) -> Rank | None:
     """Return where a run that waits is placed at second `at`, None if that cannot be known."""
+    if run.request.resolves is not None:
+        return REQUEUED, 0, run.sequence
     if run.request.answers:
         return ANSWER, 0, run.sequence
     moves = [move for move in run.moves if move.sent_s <= at]
@@ -121,12 +125,11 @@ def paused(evidence: Evidence) -> Iterator[str]:
     soon_s = evidence.limits.soon_s
     for pause in evidence.pauses:
         for run in evidence.by_session.get(pause.session, ()):
-            if (
-                run.started_s is not None
-                and run.has_turn
-                and pause.since_s + soon_s < run.started_s < pause.until_s - soon_s
-            ):
-                for_s = run.started_s - pause.since_s
+            # (What continues a crashed run counts as started from its acceptance on.)
+            is_continuing = run.request.resolves is not None
+            started_s = (run.resumed_s if run.attempts == 1 else None) if is_continuing else run.started_s
+            if started_s is not None and run.has_turn and pause.since_s + soon_s < started_s < pause.until_s - soon_s:
+                for_s = started_s - pause.since_s
                 yield f"run {run.label} started when {pause.session} had been paused for {for_s:.4f} s"
 
 

@@ -142,7 +142,7 @@ def _run(life: Life, timeline: Timeline, seen: ObservedRun, parts: int) -> Run:
         parts=parts,
         join="" if stored.join is None else stored.join.value,
         host=stored.joined,
-        has_checkpoints=seen.checkpointed,
+        has_checkpoints=seen.checkpointed or seen.request.resolves is not None,
     )
 
 

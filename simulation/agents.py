@@ -12,8 +12,9 @@ from strandline._agents.port import Attempt, Finished, SessionAgent
 from strandline._history import Progress
 from strandline._model import AgentRecord, NeedsInput, SessionKey, StateRecord
 
-EDITED, MARK = "edited", "mark"
-"""Where the metadata of a run name its last edit, and what the options of its session have put there."""
+EDITED, MARK, SAYS = "edited", "mark", "says"
+"""Where the metadata of a run name its last edit, what the options of its session have put there, and what the run says
+that it continues."""
 
 
 class Phase:
@@ -68,7 +69,7 @@ class Player:
             wording="" if answers else wording_of(_said_by(attempt)),
             **{name: value for name, value in attempt.context.metadata.items() if name in (EDITED, MARK)},
         )
-        performance = Performance(process, attempt, run, process.scripts[text], text)
+        performance = Performance(process, attempt, run, process.scripts[text], _says(attempt, text))
         if progress is not None:
             performance.go_on(progress)
         how = "cut"
@@ -98,8 +99,13 @@ def _text_of(attempt: Attempt, *, answers: bool) -> str:
         assert all(each["interruptResponse"]["response"] == named for each in given if isinstance(each, dict))
         return named
     text = name_in(_said_by(attempt))
-    assert text == named, f"{text} was requested as {named}"
+    assert text == _says(attempt, named), f"{text} was requested as {named}"
     return named
+
+
+def _says(attempt: Attempt, named: str) -> str:
+    """Return the text that stands in the message of a run, and in the names of what it does."""
+    return str(attempt.context.metadata.get(SAYS, named))
 
 
 def _said_by(attempt: Attempt) -> str:

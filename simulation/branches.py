@@ -26,7 +26,9 @@ class Known(Struct, frozen=True):
 
 def goes_back(timeline: Timeline, key: SessionKey) -> bool:
     """Return whether a run of a session was to go back, or superseded messages were wanted back."""
-    wanted = any(request.session == key and request.goes_back for request in timeline.requests.values())
+    wanted = any(
+        request.session == key and (request.goes_back or request.resolves) for request in timeline.requests.values()
+    )
     return wanted or any(each.session == key for each in timeline.restorations.values())
 
 
@@ -66,6 +68,8 @@ class Places:
         left = {part.run.id for part in split(self._life, self._timeline, self._key) if part.run is not None}
         for run in runs:
             request = self._timeline.runs[run.run_id].request
+            if request.resolves is not None and not {run.run_id, request.resolves} <= left:
+                return True
             vain = run.run_id not in left or (request.again is not None and self._host(request.again) not in left)
             if request.goes_back and run.started_at is not None and vain:
                 return True
@@ -95,6 +99,8 @@ class Places:
             found = self._after.get(named) if named else Known()
         elif run.request.again is not None:
             found = self._before.get(self._host(run.request.again))
+        elif run.request.resolves is not None:
+            found = self._before.get(run.request.resolves)
         if found is not None:
             self._continue(found)
         self._before[run.id] = self.now
@@ -174,7 +180,7 @@ def follow(life: Life, timeline: Timeline, key: SessionKey, known: dict[str, tup
         places.add(part)
         stored = None if run is None else life.runs.get(run.id)
         if run is not None and stored is not None and stored.status in (RunStatus.SUCCEEDED, RunStatus.NEEDS_INPUT):
-            state = run.text
+            state = run.says
         own = state
         question = None if run is None else timeline.questions.get(run.id)
         while question is not None and question.answer is not None:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from judging.evidence import Gathering
 from simulation.loop import EPOCH
 from simulation.operations import cancel, edit, fork, fork_for_sure, move, pause, restore
+from simulation.resolving import has_crashed, resolving
 from simulation.script import draw
 from simulation.server import Gone, Server
 from simulation.town import Town, note_end, reachable, requested
@@ -25,6 +26,7 @@ from strandline._model import (
     OnDisconnect,
     OnQuestion,
     Outcome,
+    Resolution,
     RunId,
     SessionKey,
 )
@@ -35,6 +37,7 @@ from strandline.errors import (
     Invalid,
     KeyReused,
     NotFound,
+    NotResolvable,
     NotRunning,
     SessionBusy,
     StrandlineError,
@@ -46,6 +49,14 @@ POLICIES = (IfBusy.INTERRUPT, IfBusy.INTERRUPT, IfBusy.ROLLBACK, IfBusy.REJECT)
 GOING_BACK = (IfBusy.ENQUEUE, IfBusy.ENQUEUE, IfBusy.INTERRUPT, IfBusy.ROLLBACK)
 
 LIMITS = ("timeout_s", "queue_timeout_s")
+
+TIMES = 5
+"""How often people come back for a run until they know how it has ended, if they care."""
+
+REFUSALS = (
+    *(Unavailable, SessionBusy, NotRunning, AlreadyAnswered, Dismissed),
+    *(CannotGoBack, NotResolvable, NotFound, Invalid),
+)
 
 
 async def send(town: Town) -> None:
@@ -78,6 +89,22 @@ async def _ask(town: Town, request: Request) -> None:
         await _follow(town, *answer, request)
     if twin is not None:
         await twin
+
+
+async def send_alone(town: Town) -> None:
+    """Ask for a run whose tools take their time, in a session in which hardly anything waits."""
+    chance = town.habits.checks
+    await asyncio.sleep(chance.random())
+    await _say(town, chance.choice(town.alone))
+
+
+async def _say(town: Town, key: SessionKey) -> None:
+    chance = town.habits.checks
+    text = town.new_text()
+    script = draw(chance, replace(town.traits, tools=1.0, raises=0.0, hangs=0.0))
+    slow = [[replace(tool, takes_s=chance.between(1.0, 4.0)) for tool in tools] for tools in script.rounds]
+    town.scripts[text] = replace(script, rounds=tuple(map(tuple, slow)))
+    await _ask(town, Request(key=key, input=text, metadata={"text": text}))
 
 
 def _drawn(town: Town) -> Request:
@@ -124,6 +151,7 @@ def _note_requested(town: Town, request: Request) -> None:
         expected=request.expected_run_id,
         after=None if isinstance(request.after, UnsetType) else request.after or "",
         again=town.replaced.get(_text_of(request)),
+        resolves=None if (found := town.resolutions.get(_text_of(request))) is None else found.run_id,
         not_before_s=None if request.not_before is None else request.not_before - EPOCH,
         sender=None if request.sender is None else request.sender.name,
         **_gathering(request),
@@ -151,12 +179,14 @@ async def _submit(town: Town, server: Server, request: Request) -> tuple[Server,
     text = _text_of(request)
     replaced = town.replaced.get(text)
     try:
-        server, ticket = await requested(town, server, lambda service: _submitted(service, request, replaced))
+        server, ticket = await requested(
+            town, server, lambda service: _submitted(service, request, replaced, town.resolutions.get(text))
+        )
     except Gone:
         town.note("unsure", text)
     except KeyReused:
         town.note("reused", text)
-    except (Unavailable, SessionBusy, NotRunning, AlreadyAnswered, Dismissed, CannotGoBack, NotFound, Invalid) as error:
+    except REFUSALS as error:
         town.note("refused", text, code=error.code)
     else:
         town.note(
@@ -175,12 +205,14 @@ async def _submit(town: Town, server: Server, request: Request) -> tuple[Server,
     return None
 
 
-async def _submitted(service: Service, request: Request, replaced: RunId | None) -> Ticket:
-    """Submit a request; one that replaces a run, if that can be."""
+async def _submitted(
+    service: Service, request: Request, replaced: RunId | None, resolution: Resolution | None
+) -> Ticket:
+    """Submit a request; one that replaces a run, if that can be, or continues a crashed one."""
     if replaced is not None:
         await service.repeatable(request.key.principal, replaced)
     again = None if replaced is None else Replaced(run_id=replaced)
-    return await service.submit(request, again=again)
+    return await service.submit(request, again=again, resolution=resolution)
 
 
 async def _go_back(town: Town, key: SessionKey, run: RunId) -> None:
@@ -199,6 +231,20 @@ async def _go_back(town: Town, key: SessionKey, run: RunId) -> None:
     if chance.random() < town.traits.keys:
         request = replace(request, idempotency_key=f"k-{text}", fingerprint=text.encode())
     await _ask(town, request)
+
+
+async def _resolve(town: Town, key: SessionKey, run: RunId) -> None:
+    """Find out what the tools of a crashed run have done, and have it continue: one person, or two who do not know of
+    each other."""
+    await asyncio.gather(*(_take_up(town, key, run) for _ in range(town.habits.resolves)))
+
+
+async def _take_up(town: Town, key: SessionKey, run: RunId) -> None:
+    request = await resolving(town, key, run)
+    if request is not None and town.habits.checks.random() < 0.4:  # somebody else does not wait for that
+        await asyncio.gather(_say(town, key), _ask(town, request))
+    elif request is not None:
+        await _ask(town, request)
 
 
 async def _fork(town: Town, key: SessionKey, run: RunId) -> None:
@@ -231,11 +277,18 @@ async def _follow(town: Town, server: Server, ticket: Ticket, request: Request) 
         note_end(town, run, received)
         if isinstance(received, Outcome) and received.input_requests:
             others += _people(town, key, received.input_requests)
+        if isinstance(received, Outcome) and has_crashed(received):
+            others.append(asyncio.ensure_future(_resolve(town, key, run)))
     if others:
         await asyncio.wait(others)
         for other in others:
             other.result()
-    if chance.happens(0.5):
+    if received is None and key in town.alone:  # somebody cares for what its tools have done
+        for _ in range(TIMES):
+            await asyncio.sleep(town.habits.checks.between(0.5, 3.0))
+            if await _come_back(town, key, run):
+                break
+    elif chance.happens(0.5):
         await asyncio.sleep(chance.between(0.0, 10.0))
         await _come_back(town, key, run)
         if chance.happens(0.5):
@@ -331,10 +384,11 @@ async def _present(town: Town, server: Server, ticket: Ticket) -> Outcome | Late
             service.left(run, lost=lost)
 
 
-async def _come_back(town: Town, key: SessionKey, run: RunId) -> None:
+async def _come_back(town: Town, key: SessionKey, run: RunId) -> bool:
+    """Wait for a run again, and return whether it has ended, or is not there."""
     server = town.reached()
     if server is None or not server.ready:
-        return
+        return False
     try:
         if town.chance.happens(0.3):
             page = await server.ask(server.service.history_page(key, limit=1000))
@@ -344,10 +398,14 @@ async def _come_back(town: Town, key: SessionKey, run: RunId) -> None:
     except NotFound:
         town.note("missing", run)
     except (Gone, StrandlineError):
-        return
+        return False
     else:
-        if view.run.status in ENDED:
-            assert view.run.outcome is not None
-            note_end(town, run, view.run.outcome)
-            for each in _people(town, key, view.run.outcome.input_requests) if view.run.outcome.input_requests else ():
-                await each
+        if view.run.status not in ENDED:
+            return False
+        assert view.run.outcome is not None
+        note_end(town, run, view.run.outcome)
+        for each in _people(town, key, view.run.outcome.input_requests) if view.run.outcome.input_requests else ():
+            await each
+        if has_crashed(view.run.outcome):
+            await _resolve(town, key, run)
+    return True

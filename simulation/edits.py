@@ -50,7 +50,7 @@ def reworded(life: Life, timeline: Timeline) -> Iterator[str]:
     for run in timeline.runs.values():
         for attempt in run.attempts:
             if not attempt.answers and run.id in life.runs:
-                yield from _wording(life, run, attempt.wording)
+                yield from _wording(life, timeline.origin(run), attempt.wording)
     by_text = {run.text: run for run in timeline.runs.values()}
     for part in (part for key in life.history for part in split(life, timeline, key)):
         own = [] if part.run is None or part.opened is not None else [part.messages[0]["content"][0].get("text", "")]
@@ -61,6 +61,8 @@ def reworded(life: Life, timeline: Timeline) -> Iterator[str]:
 
 def _wording(life: Life, run: ObservedRun, wording: str) -> Iterator[str]:
     """Yield that a run says what another edit than its last one had it say."""
+    if run.id not in life.runs:
+        return
     last = run.edits.get(life.runs[run.id].metadata.get(EDITED, ""))
     allowed = {last.name} if last is not None and last.rewords else _last(run, rewords=True)
     if wording not in allowed:

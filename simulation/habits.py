@@ -22,7 +22,7 @@ SCHEDULED: Final = 0.2
 """The share of all worlds in which there are schedules."""
 GOES_BACK: Final = 0.25
 """The share of all worlds in which people edit what was answered."""
-MOST_EDITS: Final = 100
+MOST_EDITS: Final = 40
 """How often people go back in one world at most: each answer to that, and each question in it, has more follow."""
 COLLECTS: Final = 0.25
 """The share of all worlds in which people send short messages, which are to be collected."""
@@ -30,6 +30,8 @@ CHANGES: Final = 0.25
 """The share of all worlds in which people edit a message while it waits."""
 REWORDS: Final = 0.6
 """The share of edits that change what their run says."""
+RESOLVES: Final = 0.25
+"""The share of all worlds in which people take up crashed runs."""
 FORKS: Final = 0.25
 """The share of all worlds in which people have another session begin with the history of one."""
 MOST_FORKS: Final = 8
@@ -76,6 +78,9 @@ class Habits:
         self.settings = settings = Chance(f"settings of {seed}")
         """What decides about default options of sessions."""
         self._sets_options = settings.choice((0.5, 1.0)) if settings.random() < OPTIONS else 0.0
+        self.checks = checks = Chance(f"resolutions of {seed}")
+        """What decides about crashed runs that people take up."""
+        self._resolves = checks.choice((0.5, 1.0)) if checks.random() < RESOLVES else 0.0
         self.hooks = hooks = Chance(f"webhooks of {seed}")
         """What decides about webhooks, and what their receivers do."""
         self._hooked = hooks.choice((0.5, 1.0)) if hooks.random() < HOOKED else 0.0
@@ -114,6 +119,23 @@ class Habits:
     def rewords(self) -> bool:
         """Draw whether an edit changes what its run says."""
         return self._words.random() < REWORDS
+
+    @property
+    def takes_up(self) -> bool:
+        """Whether people take up crashed runs at all."""
+        return self._resolves > 0.0
+
+    @property
+    def people_alone(self) -> int:
+        """Draw how many people say something now in a session in which hardly anything waits."""
+        return self.checks.up_to(5) if self.takes_up else 0
+
+    @property
+    def resolves(self) -> int:
+        """Draw how many people take up a crashed run now."""
+        if not self._happens(self._resolves, self.checks):
+            return 0
+        return 2 if self.checks.random() < 0.3 else 1
 
     @property
     def sets_options(self) -> bool:

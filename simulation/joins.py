@@ -20,12 +20,15 @@ SOON_S = 1e-6
 
 def joined_in(timeline: Timeline, part: Part) -> Iterator[Joined]:
     """Yield which runs have joined the one that left a part of history, in their order there."""
-    texts = joined_texts(part.messages)
-    if texts and part.run is not None:
+    if part.run is not None and (texts := joined_texts(part.messages)):
         by_text = {run.text: run for run in timeline.runs.values()}
-        yield Joined(
-            host=part.run.id, runs=[by_text[name].id if (name := name_in(each)) in by_text else each for each in texts]
-        )
+        before = timeline.continued(part.run.id)  # (what had joined those is said again)
+        texts = [each for each in texts if not (before and timeline.host_of(by_text.get(name_in(each))) in before)]
+        if texts:
+            yield Joined(
+                host=part.run.id,
+                runs=[by_text[name].id if (name := name_in(each)) in by_text else each for each in texts],
+            )
 
 
 def heard_all(life: Life, timeline: Timeline) -> Iterator[str]:
@@ -51,7 +54,11 @@ def _known(life: Life, timeline: Timeline, host: ObservedRun, text: str) -> Iter
     """Yield that an agent has heard what had not joined its run, or not durably."""
     run = next((each for each in timeline.runs.values() if each.text == name_in(text)), None)
     stored = None if run is None else life.runs.get(run.id)
-    if stored is None or stored.join is not JoinState.APPLIED or stored.joined != host.id:
+    if (
+        stored is None
+        or stored.join is not JoinState.APPLIED
+        or stored.joined not in (host.id, *timeline.continued(host.id))
+    ):
         yield f"the agent of run {host.id} has heard {text!r}, which has not joined it"
 
 

@@ -20,6 +20,7 @@ from simulation.loop import EPOCH
 from simulation.order import bounded, ordered
 from simulation.owners import started_by_owner
 from simulation.questions import answered_in_time, waited_for_answer
+from simulation.resolutions import taken_up
 from simulation.rest import forgotten_at_rest, forgotten_in_time
 from simulation.schedules import fired
 from simulation.script import SECRET, Ends
@@ -41,7 +42,7 @@ def judge(life: Life) -> list[str]:
     rules = (_continued_later, _caused, _bounded, _kept_out, _stopped_in_time)
     control = (cancelled, cancelled_all, discarded, refused_as_busy, reused, ordered, bounded, joins_what_executes)
     questions = (answered_in_time, waited_for_answer)
-    rest = (forgotten_at_rest, forgotten_in_time, started_by_owner, fired)
+    rest = (forgotten_at_rest, forgotten_in_time, started_by_owner, fired, taken_up)
     truths = (truthful, remembered, heard_all, superseded, could_go_back, edited, reworded, forked, marked)
     return [
         *life.faults,
@@ -132,7 +133,7 @@ def _own_cause(life: Life, run: ObservedRun, last: Attempt, outcome: Outcome) ->
     script = life.scripts[run.text]
     code = outcome.error.code if outcome.error else None
     if outcome.status is RunStatus.SUCCEEDED:
-        if last.how != "answered" or outcome.output != f"a:{run.text}":
+        if last.how != "answered" or outcome.output != f"a:{run.says}":
             yield f"but its agent {last.how}"
     elif outcome.status is RunStatus.NEEDS_INPUT:
         if last.how != "asked" or last.requests_input != [each.id for each in outcome.input_requests]:

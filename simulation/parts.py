@@ -4,6 +4,7 @@ A run begins with its question. One that answers begins with the results of the 
 open, and so does what the journal itself adds where a question comes to nothing.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from msgspec import Struct
@@ -48,6 +49,12 @@ def split(life: Life, timeline: Timeline, key: SessionKey) -> list[Part]:
 class _Splitter:
     def __init__(self, life: Life, timeline: Timeline, key: SessionKey) -> None:
         self._texts = {run.text: run for run in timeline.runs.values()}
+        self._continuing: dict[str, list[ObservedRun]] = defaultdict(list)
+        """By what they say: the runs that continue crashed ones, in the order in which they stand in history."""
+        for stored in sorted(life.runs.values(), key=lambda run: run.sequence):
+            if (run := timeline.runs[stored.run_id]).request.resolves is not None:
+                self._continuing[run.says].append(run)
+        self._seen: Counter[str] = Counter()
         self._runs = timeline.runs
         self._questions = timeline.questions
         self._messages = life.history[key]
@@ -59,7 +66,7 @@ class _Splitter:
         start = 0
         while start < len(self._messages):
             closes = self._closes(self._messages[start])
-            run = self._closer(start) if closes else self._requests_input(self._messages[start])
+            run = self._closer(start) if closes else self._next(self._messages[start])
             opened, question = (self._opened, self._question) if closes else (None, None)
             hidden = start in self._hidden
             end = self._end(start, run)
@@ -74,6 +81,15 @@ class _Splitter:
     def _requests_input(self, message: Message) -> ObservedRun | None:
         said = message["content"][0].get("text", "")
         return self._texts.get(name_in(said)) if message["role"] == "user" else None
+
+    def _next(self, message: Message) -> ObservedRun | None:
+        """Return the run that begins with a message: one that continues another has the same text again."""
+        run = self._requests_input(message)
+        if run is None:
+            return None
+        nth = self._seen[run.text]
+        self._seen[run.text] += 1
+        return self._continuing[run.text][nth - 1] if 0 < nth <= len(self._continuing[run.text]) else run
 
     def _closes(self, message: Message) -> bool:
         answers = [block["toolResult"]["toolUseId"] for block in message["content"] if "toolResult" in block]

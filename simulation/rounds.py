@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from simulation.asking import Question, answered_by
 from simulation.life import Life
 from simulation.parts import NOT_ANSWERED, Part, last_text, uses
+from simulation.resolutions import results_before
 from simulation.timeline import Timeline
 from strandline._model import Message, Succeeded, ToolResult
 from strandline.testing._checker import Ledger, check_truthful
@@ -84,6 +85,8 @@ def _earlier(question: Question, timeline: Timeline, unknown: set[str]) -> dict[
     current: Question | None = question
     while current is not None:
         run = timeline.runs[current.run.run_id]
+        if run.request.resolves is not None:
+            found = results_before(timeline, run) | found
         found = {
             tool: result
             for tool, (_, _, result, attempt) in run.finished.items()

@@ -129,6 +129,18 @@ class Setting(Struct, kw_only=True):
     answered: int = -1
 
 
+class Resolution(Struct, kw_only=True):
+    """What somebody says of the tools of a crashed run, by the text of the run that is to continue it."""
+
+    crashed: str
+    by: str
+    done: dict[str, str]
+    """What each tool returned that has taken effect."""
+    not_done: tuple[str, ...]
+    is_whole: bool
+    """Whether it names all of them, and no other."""
+
+
 class ForeignStart(Struct, frozen=True):
     """A tool or a model call that was started by a process which did not own its session; owner 0 is nobody."""
 
@@ -157,6 +169,8 @@ class ObservedRun:
     def __init__(self, run_id: str) -> None:
         self.id = run_id
         self.text = ""
+        self.says = ""
+        """The text in its message: that of another run if it continues that one."""
         self.accepted = False
         self.accepted_nth = -1
         self.accepted_at = -1.0
@@ -230,7 +244,7 @@ class ObservedRun:
     def _said_in(self, part: list[Message]) -> str:
         """Return what this run says, in the wording of its part of history: see `simulation.edits`."""
         said = str(part[0]["content"][0].get("text", "")) if part else ""
-        return said if name_in(said) == self.text else self.text
+        return said if name_in(said) == self.says else self.says
 
 
 def _unknown(part: list[Message]) -> Iterator[str]:

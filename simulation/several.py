@@ -56,7 +56,7 @@ class SeveralWorld(World):
         self._deeds: set[asyncio.Task[None]] = set()
         """What befalls servers at this moment, and comes to its end by itself."""
         database = self._shared.database
-        self._sessions_of = {partition_of(key): key for key in self.sessions}
+        self._sessions_of = {partition_of(key): key for key in (*self.sessions, *self.alone)}
         database.watched = self._sessions_of
         database.on_owner, database.on_over = self._owned, self._over
 

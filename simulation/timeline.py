@@ -18,6 +18,7 @@ from simulation.seen import (
     Fork,
     ObservedRun,
     Plan,
+    Resolution,
     Restoration,
     Setting,
     text_of,
@@ -32,6 +33,7 @@ class Timeline:
         self._life = life
         self.runs: dict[str, ObservedRun] = {}
         self.refused: dict[str, str] = {}
+        self.refused_nth: dict[str, int] = {}
         self.not_running_at: dict[str, float] = {}
         """When requests were refused since the run that they were to join does not execute."""
         self.crashes: list[int] = []
@@ -66,6 +68,8 @@ class Timeline:
         self.restorations: dict[str, Restoration] = {}
         """Those that were not refused."""
         self.forks: dict[str, Fork] = {}
+        self.resolutions: dict[str, Resolution] = {}
+        """By the texts of their requests."""
         self.settings: dict[str, Setting] = {}
         self.deliveries: list[Delivery] = []
         """What webhooks have received."""
@@ -114,7 +118,7 @@ class Timeline:
         """By the id of the run that asks."""
         self.runs = {run.id: run for run in self.runs.values() if run.text}  # others were claimed in vain, and not kept
         for run in self.runs.values():
-            run.request = self.requests[run.text]
+            run.request, run.says = self.requests[run.text], self.says(run.text)
             if run.request.answers:
                 run.move = None  # it goes first wherever it is moved
             run.forced = run.forced or any(
@@ -125,6 +129,27 @@ class Timeline:
     def as_line(messages: list[Message]) -> str:
         """Return a conversation as agents write down what they know."""
         return line_of(messages)
+
+    def says(self, text: str) -> str:
+        """Return what stands in the message of the run that goes by a text."""
+        stored = self._life.runs.get(self.requests[text].resolves or "")
+        return text if stored is None else self.says(text_of(stored))
+
+    def continued(self, run_id: str) -> list[str]:
+        """Return the crashed runs that a run continues, the last one first."""
+        run = self.runs.get(run_id)
+        crashed = None if run is None else run.request.resolves
+        return [] if crashed is None else [crashed, *self.continued(crashed)]
+
+    def origin(self, run: ObservedRun) -> ObservedRun:
+        """Return the run that was first to say what a run says: it may continue others that have crashed."""
+        before = self.continued(run.id)
+        return self.runs.get(before[-1], run) if before else run
+
+    def host_of(self, run: ObservedRun | None) -> str | None:
+        """Return the run that a run has joined, if it has."""
+        stored = None if run is None else self._life.runs.get(run.id)
+        return None if stored is None else stored.joined
 
     def ended(self) -> Iterator[tuple[ObservedRun, Outcome]]:
         """Yield the runs that are kept with an outcome."""
@@ -186,6 +211,7 @@ class Timeline:
 
     def _refused(self, nth: int, event: Event) -> None:
         self.refused[event.run] = event.details["code"]
+        self.refused_nth[event.run] = nth
         if event.details["code"] == "not_running":
             self.not_running_at[event.run] = event.at
 
@@ -295,6 +321,9 @@ class Timeline:
                 end=End(details["code"] or details["status"], details["output"]),
             )
         )
+
+    def _resolving(self, nth: int, event: Event) -> None:
+        self.resolutions[event.run] = Resolution(**event.details)
 
     def _setting(self, nth: int, event: Event) -> None:
         details = event.details

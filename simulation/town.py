@@ -12,7 +12,7 @@ from simulation.server import Server
 from strandline._engine.requests import Request
 from strandline._engine.service import Service
 from strandline._engine.streams import Later
-from strandline._model import Outcome, RunId, SessionKey
+from strandline._model import Outcome, Resolution, RunId, SessionKey
 from strandline.errors import NotOwner
 
 T = TypeVar("T")
@@ -29,12 +29,16 @@ class Town(Protocol):
     scripts: dict[str, Script]
     traits: Traits
     sessions: list[SessionKey]
+    alone: list[SessionKey]
+    """Sessions in which hardly anything waits: a run that crashed there can be taken up."""
     request_limits: list[dict[str, float]]
     keyed: list[Request]
     habits: Habits
     clock: UnsteadyClock
     replaced: dict[str, RunId]
     """By the text of a request: the run that it is to replace."""
+    resolutions: dict[str, Resolution]
+    """By the text of a request: what is said of the crashed run that it is to continue."""
     last_accepted: dict[SessionKey, deque[RunId]]
     """The last runs of each session of which clients know."""
     forked: list[SessionKey]
@@ -50,6 +54,10 @@ class Town(Protocol):
 
     def owner(self, server: Server, partition: int) -> Server | None:
         """Return which server owns a partition for all that one of them knows; None if that is not ready."""
+        ...
+
+    def has_effect(self, tool_use_id: str) -> bool:
+        """Return whether a tool has taken effect, in whichever run."""
         ...
 
     def new_schedule(self) -> int:

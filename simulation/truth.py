@@ -14,6 +14,7 @@ from simulation.branches import Places, follow, goes_back
 from simulation.life import Life
 from simulation.loop import EPOCH
 from simulation.parts import Part, split, uses
+from simulation.resolutions import said_before, with_crashed
 from simulation.rounds import came_to_nothing, only_uses, with_open_round
 from simulation.script import SECRET
 from simulation.seen import ObservedRun
@@ -48,17 +49,23 @@ def truthful(life: Life, timeline: Timeline) -> Iterator[str]:
         shown = life.shown[key] if is_unclear else flagged  # (else see `simulation.branches`)
         if hides != [_hidden(life, part.run) for part in parts] or shown != life.shown[key]:
             yield f"the history of {key} does not hide what is discarded, and nothing else"
+        left: dict[str, Part] = {}
         for part in parts:
+            if part.run is not None:
+                left[part.run.id] = part
             if part.run is None and part.opened is not None:
                 yield from came_to_nothing(life, timeline, part)
             outcome = None if part.run is None or part.run.id not in life.runs else life.runs[part.run.id].outcome
             if part.run is None or outcome is None:
                 continue
-            for fault in _part(life, timeline, part, part.run, outcome):
+            crashed = left.get(part.run.request.resolves or "")
+            for fault in _part(life, timeline, part, part.run, outcome, crashed):
                 yield f"run {part.run.id} in history: {fault}"
 
 
-def _part(life: Life, timeline: Timeline, part: Part, run: ObservedRun, outcome: Outcome) -> Iterator[str]:
+def _part(
+    life: Life, timeline: Timeline, part: Part, run: ObservedRun, outcome: Outcome, crashed: Part | None
+) -> Iterator[str]:
     shown = [*part.messages]
     open_tools: list[str] = []
     if outcome.status is RunStatus.NEEDS_INPUT:  # what became of them is said when the round is closed
@@ -71,6 +78,9 @@ def _part(life: Life, timeline: Timeline, part: Part, run: ObservedRun, outcome:
     )
     if part.opened is not None:
         ledger = with_open_round(ledger, part, timeline)
+    if crashed is not None:
+        ledger = with_crashed(ledger, run, part, crashed, timeline.resolutions[run.text])
+        ledger = replace(ledger, said=[*said_before(timeline, run), *ledger.said])
     finished = {tool: result for tool, result in ledger.finished.items() if tool not in open_tools}
     yield from check_truthful(shown, replace(ledger, finished=finished, unfinished=ledger.unfinished - set(open_tools)))
 

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from simulation.clients import send
+from simulation.clients import send, send_alone
 from simulation.firing import Firings
 from simulation.habits import Habits
 from simulation.hooks import Hooks
@@ -26,7 +26,7 @@ from simulation.server import Gone, Server
 from strandline._engine.options import ErrorText, Options
 from strandline._engine.requests import Request
 from strandline._journal.port import HistoryPage, HistoryQuery, RunQuery, SessionQuery
-from strandline._model import Principal, Run, RunId, SessionId, SessionKey
+from strandline._model import Principal, Resolution, Run, RunId, SessionId, SessionKey
 from strandline.errors import StrandlineError
 
 QUIET_S = 3000.0
@@ -34,6 +34,8 @@ QUIET_S = 3000.0
 LOOK_EVERY_S, READERS = 50.0, 3
 """How often an operator looks whether runs wait for what works on, and how many times in a row until a restart."""
 LONG = 100_000
+ALONE = 4
+"""How many sessions there are in which hardly anything waits, if people take up crashed runs."""
 ERROR_TEXTS: tuple[ErrorText, ...] = ("full", "class", "id")
 RETENTIONS_S = (None, None, None, 0.2, None, 10.0)
 """For how long sessions at rest are kept."""
@@ -73,6 +75,8 @@ class World:
         self.habits = Habits(seed)
         if self.habits.has_hooks:
             self.options = replace(self.options, webhook_retries=[1.0] * 200)
+        if self.habits.takes_up:
+            self.options = replace(self.options, unknown_tool="fail")
         if self.options.timeout_s < 60:
             self.perils.longest_s = FOR_GOOD_S
         self.traits = Traits(
@@ -98,6 +102,7 @@ class World:
             self.traits = replace(self.traits, on_questions=0.3)
         self.last_accepted: dict[SessionKey, deque[RunId]] = {}
         self.replaced: dict[str, RunId] = {}
+        self.resolutions: dict[str, Resolution] = {}
         self.keyed: list[Request] = []
         self.forked: list[SessionKey] = []
         # A key that is forgotten would give a second run of the same text.
@@ -109,6 +114,9 @@ class World:
         self.sessions = [
             SessionKey(Principal("ab"[n % 2]), SessionId(f"s{n // 2}")) for n in range(1 + chance.up_to(4))
         ]
+        self.alone = [SessionKey(Principal("ab"[n % 2]), SessionId(f"alone{n}")) for n in range(ALONE)]
+        if not self.habits.takes_up:
+            self.alone.clear()
         self._fails = chance.choice((0.0, 0.0, 0.02, 0.1))
         self.disk.slow_s = chance.choice((0.0, 0.001, 0.02, 0.2))
         chance.steps, chance.time = chance.choice(((0.0, 0.2), (0.3, 0.3), (0.7, 0.1), (0.2, 0.7)))
@@ -136,6 +144,10 @@ class World:
         """Write down an event."""
         self.record.note(self.clock.monotonic(), what, run, **details)
 
+    def has_effect(self, tool_use_id: str) -> bool:
+        """Return whether a tool has taken effect, in whichever run."""
+        return any(each.what == "effect" and each.details["id"] == tool_use_id for each in self.record.events)
+
     def new_schedule(self) -> int:
         """Return a number that no schedule has yet."""
         self._schedules += 1
@@ -154,6 +166,7 @@ class World:
         await self._start()
         for _ in range(2 + chance.up_to(2)):
             self._clients += [asyncio.ensure_future(send(self)) for _ in range(3 + chance.up_to(9))]
+            self._clients += [asyncio.ensure_future(send_alone(self)) for _ in range(self.habits.people_alone)]
             if chance.happens(self.traits.sweeps):
                 self._clients.append(asyncio.ensure_future(sweep(self)))
             if self.habits.makes_schedule:
@@ -354,7 +367,7 @@ class World:
                 self.record.fault(self.clock.monotonic(), f"run {run_id} is shown to two principals")
             for run in owned:
                 runs[run_id] = run
-        sessions = [*self.sessions, *self.forked]
+        sessions = [*self.sessions, *self.alone, *self.forked]
         whole, shown = [
             {
                 key: await journal.read(HistoryQuery(key, limit=LONG, discarded=each, superseded=each))

@@ -138,7 +138,7 @@ def has_holds_in_workers(seed: int) -> bool:
 
 BREAKAGES: dict[str, tuple[Break, int, str]] = {
     "a worker that is of no use and stays": (end_no_worker, 1000, "of no use"),
-    "a worker that is thought dead too early": (think_it_dead_too_early, 2440, "executed at once"),
+    "a worker that is thought dead too early": (think_it_dead_too_early, 2464, "executed at once"),
     "a death that nobody hears of": (lose_nothing, 1009, "waits for good"),
     "a round that begins too early": (say_go_too_early, 1196, "is forgotten"),
     "reports out of order": (take_reports_as_they_come, 3445, "its agent answered|the model said"),
@@ -146,7 +146,7 @@ BREAKAGES: dict[str, tuple[Break, int, str]] = {
     "an attempt that is not counted": (count_no_attempt, 1025, "was cut off and not counted"),
     "a tool in the middle that a run continues after": (go_on_whatever_was_done, 1021, "nobody knows what became of"),
     "a worker that nobody replaces": (replace_nobody, 1000, "waits for good|no rest"),
-    "an agent of another session": (mix_agents_up, 1009, "the session had"),
+    "an agent of another session": (mix_agents_up, 1021, "the session had"),
 }
 """Each with the seed at which the search begins: where few worlds show it, shortly before the first."""
 WHERE: dict[str, Callable[[int], bool]] = {"a hold that is not taken": has_holds_in_workers}
