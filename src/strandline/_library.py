@@ -146,6 +146,9 @@ class AppKeywords(ServiceKeywords, total=False):
     client_history: Literal["ignore", "follow", "refuse"]
     agui_state: Sequence[str]
     console: Literal["on", "off"]
+    agent_description: str
+    agent_skills: Sequence[str]
+    public_url: str | None
     max_body_bytes: int
     max_chat_body_bytes: int | None
     start_wait: float

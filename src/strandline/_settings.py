@@ -456,6 +456,25 @@ class AppSettings(ServiceSettings, frozen=True, kw_only=True, rename=_shown):
     console: Annotated[
         Literal["on", "off"], Meta(description="Whether the server has the console, a page for people at `/`")
     ] = "on"
+    agent_description: Annotated[
+        str, Meta(description="What the agent is for, in its card for clients of A2A", min_length=1)
+    ] = "An agent with one queue per conversation"
+    agent_skills: Annotated[
+        list[Annotated[str, Meta(min_length=1)]],
+        Meta(
+            description="What it can do, in its card: each a name, a colon and a description; default: one skill, with"
+            " the agent's name and description",
+            examples=["Search: finds flights", "Booking: books them"],
+        ),
+    ] = []
+    public_url: Annotated[
+        str | None,
+        Meta(
+            description="The address of this server for its clients, in the card; default: that of the request for it",
+            pattern="^https?://[^/]+.*$",
+            examples=["https://agent.example.com"],
+        ),
+    ] = None
     start_wait_s: Annotated[
         float, Meta(description="Seconds that a request waits for a starting server before it is refused", ge=0)
     ] = 30.0

@@ -16,6 +16,7 @@ from acceptance.events import listening
 from acceptance.server import TARGETS, Server, serving, until
 from strandline._access.keyring import new_key
 from strandline._http.app.openapi import HEADERS
+from strandline._http.middleware.auth import CARDS
 
 Document = dict[str, Any]
 FUNCTION = f"{TARGETS / 'function.py'}:answer"
@@ -67,6 +68,7 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
     runs, run, session = "/v1/sessions/{session_id}/runs", "/v1/runs/{run_id}", "/v1/sessions/{session_id}"
     completions = "/v1/chat/completions"
     said = [{"id": "m", "role": "user", "content": "x"}]
+    a2a_said = {"message": {"messageId": "m", "contextId": "s", "parts": [{"text": "x"}]}}
     created = post("/v1/sessions/s/runs", json={"input": "x", "metadata": {"a": 1}}, headers=wait)
     run_id = created.json()["run_id"]
     file = post("/v1/sessions/s/files", content=b"x")
@@ -124,6 +126,10 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
         ("/mcp", post("/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "none"})),
         ("/mcp", post("/mcp", json={})),
         ("/mcp", post("/mcp", content="{")),
+        ("/a2a", post("/a2a", json={"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": a2a_said})),
+        ("/a2a", post("/a2a", json={"jsonrpc": "2.0", "id": 1, "method": "GetTask", "params": {"id": "none"}})),
+        ("/a2a", post("/a2a", content="{", headers={"Content-Type": "application/json"})),
+        *((path, get(path)) for path in CARDS),
         ("/ping", get("/ping")),
         ("/health", get("/health")),
         ("/livez", get("/livez")),
@@ -145,7 +151,7 @@ def test_what_is_refused_without_a_key_is_as_described(tmp_path: Path) -> None:
         document = server.client.get("/openapi.json").json()
         for path in ("/v1/sessions", "/v1/models", "/history", "/v1/events", "/metrics"):
             check(document, path, server.client.get(path))
-        for path in ("/chat", "/v1/chat/completions", "/invocations", "/agui", "/mcp"):
+        for path in ("/chat", "/v1/chat/completions", "/invocations", "/agui", "/mcp", "/a2a"):
             answer = server.client.post(path, json={}, headers={"Authorization": "Bearer wrong"})
             assert answer.status_code == 401
             check(document, path, answer)

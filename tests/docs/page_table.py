@@ -77,6 +77,7 @@ PAGES: Final[dict[str, Page]] = {
         }
     ),
     # -- in docs/ --------------------------------------------------------------------------------------
+    "a2a.md": Page(by={"test_its_program_asks_by_strands": ["A2AAgent("]}),
     "agui.md": Page(
         by={
             "test_its_program_prints_what_it_shows_by_the_official_client": [

@@ -21,6 +21,7 @@ from strandline._http.app.openapi import OPERATIONS, PARAMETERS, Described, docu
 from strandline._http.dialects.runs import NewRunBody
 from strandline._http.exchange.idempotency import idempotency_key
 from strandline._http.exchange.run_request import Responses
+from strandline._http.middleware.auth import CARDS
 from strandline._http.routes.events import TYPES
 from strandline._older_names import FIELDS
 from strandline.errors import Invalid
@@ -110,10 +111,11 @@ def test_whatever_may_be_a_stream_is_described_as_one() -> None:
         ("post", "/invocations"),
         ("post", "/agui"),
         ("post", "/mcp"),
+        ("post", "/a2a"),
     }
     of_others = [
         streams.pop(("post", path))
-        for path in ("/v1/chat/completions", "/v1/responses", "/invocations", "/agui", "/mcp")
+        for path in ("/v1/chat/completions", "/v1/responses", "/invocations", "/agui", "/mcp", "/a2a")
     ]
     of_others.append(streams.pop(("get", "/v1/responses/{response_id}")))
     for media in of_others:
@@ -328,7 +330,7 @@ def test_of_a_server_with_keys_document_and_page_say_so_and_of_another_they_do_n
                 assert "WWW-Authenticate" in operation["responses"]["401"]["headers"]
             else:
                 open_to_all.add(path)
-    assert open_to_all == {"/", "/livez", "/readyz", "/ping", "/health"}
+    assert open_to_all == {"/", "/livez", "/readyz", "/ping", "/health", *CARDS}
     html = page(made, "", "http://127.0.0.1:8080")
     assert html.count("Authorization: Bearer $KEY") == sum(len(each) for each in made["paths"].values()) - 5
     assert "This server requires an API key" in html

@@ -38,6 +38,7 @@ OPEN: Final = (
     "/health",
     "/openapi.json",
     "/docs",
+    "/.well-known/agent-card.json",
     "/",
     "/console",
     "/console/console.js",

@@ -184,6 +184,9 @@ def test_whose_request_interrupts_is_logged_as_who_cancelled_by_every_protocol(
             "_meta": {"strandline/options": {"if_busy": "interrupt"}},
         },
     }
+    message: dict[str, Any] = {"messageId": "2", "contextId": "desk", "parts": [{"text": "hold"}]}
+    message["metadata"] = {"strandline": {"if_busy": "interrupt"}}
+    a2a = {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": message}}
     sent: list[tuple[str, dict[str, Any], dict[str, str]]] = [
         ("/v1/sessions/desk/runs", {"input": "hold"}, {}),
         ("/chat", {"message": "hold", "session_id": "desk"}, {}),
@@ -191,6 +194,7 @@ def test_whose_request_interrupts_is_logged_as_who_cancelled_by_every_protocol(
         ("/invocations", {"prompt": "hold"}, core),
         ("/agui", agui, {}),
         ("/mcp", mcp, {}),
+        ("/a2a", a2a, {}),
     ]
 
     async def main() -> None:

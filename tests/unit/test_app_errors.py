@@ -12,7 +12,7 @@ from starlette.responses import Response
 from strandline._http.app.errors import Endpoint
 from strandline.errors import InvariantBroken
 
-PLACES = ("/v1/sessions/s/runs", "/v1/chat/completions", "/invocations", "/agui", "/mcp")
+PLACES = ("/v1/sessions/s/runs", "/v1/chat/completions", "/invocations", "/agui", "/mcp", "/a2a")
 
 
 @pytest.mark.parametrize("error", [InvariantBroken("the journal refused an operation: hunter2"), KeyError("hunter2")])

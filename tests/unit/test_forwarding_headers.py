@@ -35,6 +35,12 @@ BODIES: Final[dict[str, Any]] = {
         "method": "tools/call",
         "params": {"name": "ask", "arguments": {"message": "hi", "session": "s"}},
     },
+    "/a2a": {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "SendMessage",
+        "params": {"message": {"messageId": "1", "contextId": "s", "parts": [{"text": "hi"}]}},
+    },
     "/invocations": {"session_id": "s", "prompt": "hi"},
 }
 CASES: Final = [

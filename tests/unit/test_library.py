@@ -209,6 +209,7 @@ def test_the_service_of_an_app_that_was_not_started_says_so() -> None:
         ("/invocations", lambda said: said["error"]),
         ("/agui", lambda said: said["code"]),
         ("/mcp", lambda said: said["error"]["data"]["code"]),
+        ("/a2a", lambda said: said["error"]["data"][0]["metadata"]["code"]),
         ("/chat", lambda said: said["code"]),
     ],
 )

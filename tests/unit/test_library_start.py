@@ -18,7 +18,8 @@ from strandline.testing import Gate, ScriptedModel, question
 
 DEADLINE_S: Final = 20.0
 ADA = new_key("ada")
-AT_ONCE: Final = ("/livez", "/readyz", "/ping", "/health", "/metrics", "/openapi.json", "/docs", "/", "/console")
+CARD: Final = "/.well-known/agent-card.json"
+AT_ONCE: Final = ("/livez", "/readyz", "/ping", "/health", "/metrics", "/openapi.json", "/docs", CARD, "/", "/console")
 
 
 class World:

@@ -11,12 +11,14 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
+from strandline import __version__
 from strandline._access.source import Keys
 from strandline._clock import SystemClock
 from strandline._engine.service import Service
 from strandline._http.app.console import Console
 from strandline._http.app.errors import Endpoint, Handler, response_to
 from strandline._http.app.openapi import Described, OpenApi
+from strandline._http.dialects.a2a.dialect import A2A
 from strandline._http.dialects.agentcore.dialect import AgentCore
 from strandline._http.dialects.agentcore.wire import SESSION
 from strandline._http.dialects.agui.dialect import AgUi
@@ -98,6 +100,7 @@ def build_apps(
     conversations = Conversations(service, SystemClock(), settings)
     agui = AgUi(service, settings)
     mcp = Mcp(service, exchange, settings)
+    a2a = A2A(service, exchange, settings, keys=keys is not None, version=__version__)
     runtime = AgentCore(service, SystemClock(), naming, settings)
     runs = Runs(service, exchange, settings)
     sessions = Sessions(service, settings)
@@ -206,6 +209,10 @@ def build_apps(
             Route("/v1/models/{model}", Endpoint(openai.model), methods=["GET"]),
             Route("/agui", Endpoint(functools.partial(exchange.handle, agui)), methods=["POST"]),
             Route("/mcp", Endpoint(mcp.post), methods=["POST"]),
+            Route("/a2a", Endpoint(a2a.call), methods=["POST"]),
+            Route("/.well-known/agent-card.json", Endpoint(a2a.card), methods=["GET"]),
+            Route("/.well-known/agent.json", Endpoint(a2a.card), methods=["GET"]),
+            Route("/a2a/.well-known/agent-card.json", Endpoint(a2a.card), methods=["GET"]),
             Route("/invocations", Endpoint(functools.partial(exchange.handle, runtime)), methods=["POST"]),
             Route("/ping", Endpoint(runtime.ping), methods=["GET"]),
             Route("/openapi.json", Endpoint(described.json), methods=["GET"]),

@@ -10,6 +10,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from strandline._http import wire
+from strandline._http.dialects.a2a import card as a2a
+from strandline._http.dialects.a2a import wire as a2a_wire
 from strandline._http.dialects.agentcore import dialect as agentcore
 from strandline._http.dialects.agentcore import wire as agentcore_wire
 from strandline._http.dialects.agui import dialect as agui
@@ -26,7 +28,12 @@ _log = logging.getLogger("strandline.http")
 
 _KEY: Final = KEY.encode()
 
-_REFUSALS: Final = {agentcore.PLACE: agentcore_wire.refusal, agui.PLACE: agui_wire.refusal, mcp.PLACE: mcp_wire.refusal}
+_REFUSALS: Final = {
+    a2a.PLACE: a2a_wire.refusal,
+    agentcore.PLACE: agentcore_wire.refusal,
+    agui.PLACE: agui_wire.refusal,
+    mcp.PLACE: mcp_wire.refusal,
+}
 
 Handler = Callable[[Request], Awaitable[Response]]
 

@@ -18,6 +18,8 @@ from strandline._http import wire
 from strandline._http.app import content_schemas, event_schemas
 from strandline._http.app.console import FrontBody
 from strandline._http.app.docs_page import POLICY, page
+from strandline._http.dialects.a2a.card import AgentCard
+from strandline._http.dialects.a2a.wire import RpcRequest, RpcResponse
 from strandline._http.dialects.agentcore import wire as agentcore_wire
 from strandline._http.dialects.agentcore.wire import Invocation, InvocationAnswer, InvocationFailure, PingBody
 from strandline._http.dialects.agui.wire import RunAgentInput, RunErrorEvent
@@ -36,6 +38,7 @@ from strandline._http.dialects.openai.responses.wire import (
 from strandline._http.dialects.openai.wire import Completion, CompletionBody, ErrorBody, Model, Models
 from strandline._http.dialects.runs import AgainBody, NewRunBody, ResolveBody
 from strandline._http.exchange.sse import MEDIA_TYPE
+from strandline._http.middleware.auth import CARDS
 from strandline._http.middleware.token_scope import ROUTES
 from strandline._http.routes.events import TYPES
 from strandline._http.routes.files import FileBody, FilesBody
@@ -308,6 +311,12 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "CompletionBody": {"user": "my-session", "messages": [{"role": "user", "content": "Hello"}]},
     "ResponseRequest": {"conversation": "my-session", "input": "Hello"},
     "Invocation": {"prompt": "Hello"},
+    "RpcRequest": {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "SendMessage",
+        "params": {"message": {"messageId": "m1", "role": "ROLE_USER", "parts": [{"text": "Hello"}]}},
+    },
     "RunAgentInput": {
         "threadId": "my-session",
         "runId": "1",
@@ -339,6 +348,7 @@ _PROBLEMS: Final = Refusals("application/problem+json", wire.Problem)
 _OPENAI: Final = Refusals(_JSON, ErrorBody, wire.without_422)
 _AGUI: Final = Refusals(_JSON, RunErrorEvent)
 _MCP: Final = Refusals(_JSON, McpAnswer, wire.without_422)
+_A2A: Final = Refusals(_JSON, RpcResponse)
 _AGENTCORE: Final = Refusals(_JSON, InvocationFailure, wire.without_422)
 
 
@@ -428,6 +438,12 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
         "header",
         {"type": "string", "enum": ["ignore", "follow", "refuse"]},
         "What earlier messages do that differ from history; default: the setting `client_history`",
+    ),
+    "a2a_version": (
+        "A2A-Version",
+        "header",
+        {"type": "string", "enum": ["0.3", "1.0"]},
+        "The version of the protocol; without it, the method says so",
     ),
     "runtime_session": (
         agentcore_wire.SESSION,
@@ -736,6 +752,13 @@ OPERATIONS: Final = (
               body=McpRequest, answers={200: McpAnswer, 202: None},
               streams="With `Accept: text/event-stream`, of a call that waits: `data` is a JSON-RPC message",
               refusals=_MCP, refused=(*_V1, errors.NotFound)),
+    Operation(method="POST", path="/a2a", tag="a2a", takes=("a2a_version", "key"),
+              summary="Call the agent, for clients of A2A", body=RpcRequest,
+              answers={200: RpcResponse}, streams="Of `SendStreamingMessage`: `data` is a response",
+              refusals=_A2A, refused=_V1),
+    *(Operation(method="GET", path=path, tag="a2a", summary="Read the agent's card", answers={200: AgentCard},
+                refused=(wire.Foreign,))
+      for path in CARDS),
     Operation(method="POST", path="/invocations", tag="agentcore", takes=("runtime_session", "request_id", "key"),
               summary="Invoke the agent, as AgentCore Runtime does", body=Invocation,
               answers={200: InvocationAnswer, 202: InvocationAnswer, 500: InvocationFailure},

@@ -1,9 +1,9 @@
 """Authentication: the key of a request, and the caller that it identifies.
 
 A key counts only in the header `Authorization: Bearer KEY`, because URLs are logged on the way. A request without one
-is refused before its body is read. Probes, the description of the routes and the console's files are open to all, and
-show no sessions or callers. A token, which stands for a key, counts there too; one for the events of a run, in the URL
-of these.
+is refused before its body is read. Probes, the description of the routes, the agent's card and the console's files are
+open to all, and show no sessions or callers. A token, which stands for a key, counts there too; one for the events of a
+run, in the URL of these.
 
 Revoking a key also ends the requests that are still being answered under it. Their accepted runs stay accepted.
 """
@@ -27,7 +27,9 @@ from strandline._settings import AppSettings
 from strandline.errors import NotReady
 
 CONSOLE: Final = frozenset({"/", "/console", "/console/console.css", "/console/console.js", "/console/icon.svg"})
-OPEN: Final = EXEMPT | CONSOLE | {"/openapi.json", "/docs"}
+CARDS: Final = ("/.well-known/agent-card.json", "/.well-known/agent.json", "/a2a/.well-known/agent-card.json")
+"""Where clients of A2A look for the agent's card: of this host, as they did before version 0.3, and of the agent."""
+OPEN: Final = EXEMPT | CONSOLE | {"/openapi.json", "/docs", *CARDS}
 METRICS: Final = "/metrics"
 LONGEST_KEY: Final = 512
 IN_URL: Final = "token"

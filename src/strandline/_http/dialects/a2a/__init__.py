@@ -1,0 +1,1 @@
+"""A2A, the protocol by which agents call agents."""
