@@ -332,7 +332,7 @@ def test_of_a_server_with_keys_document_and_page_say_so_and_of_another_they_do_n
                 open_to_all.add(path)
     assert open_to_all == {"/", "/livez", "/readyz", "/ping", "/health", *CARDS}
     html = page(made, "", "http://127.0.0.1:8080")
-    assert html.count("Authorization: Bearer $KEY") == sum(len(each) for each in made["paths"].values()) - 5
+    assert html.count("Authorization: Bearer $KEY") == sum(len(each) for each in made["paths"].values()) - 8
     assert "This server requires an API key" in html
     assert "This server requires an API key" not in page(document(), "", "http://127.0.0.1:8080")
     assert "$KEY" not in page(document(), "", "http://127.0.0.1:8080")

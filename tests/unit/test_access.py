@@ -42,6 +42,8 @@ OPEN: Final = (
     "/",
     "/console",
     "/console/console.js",
+    "/.well-known/agent.json",
+    "/a2a/.well-known/agent-card.json",
 )
 DEADLINE_S: Final = 20.0
 BODY: Final[dict[str, Any]] = {"message": "m", "input": "m", "messages": [{"role": "user", "content": "m"}]} | {
