@@ -752,7 +752,7 @@ OPERATIONS: Final = (
               body=McpRequest, answers={200: McpAnswer, 202: None},
               streams="With `Accept: text/event-stream`, of a call that waits: `data` is a JSON-RPC message",
               refusals=_MCP, refused=(*_V1, errors.NotFound)),
-    Operation(method="POST", path="/a2a", tag="a2a", takes=("a2a_version", "key"),
+    Operation(method="POST", path="/a2a", tag="a2a", takes=("a2a_version",),
               summary="Call the agent, for clients of A2A", body=RpcRequest,
               answers={200: RpcResponse}, streams="Of `SendStreamingMessage`: `data` is a response",
               refusals=_A2A, refused=_V1),
