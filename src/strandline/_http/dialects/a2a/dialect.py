@@ -267,7 +267,7 @@ class _Message(Dialect):
         return SessionKey(principal, SessionId(f"{MADE}{digest[:32]}"))
 
     async def answer(self, run: Accepted, end: Outcome | Later) -> Response:
-        """Return the task. `Later`: it goes on, also if the server stops, and its client may ask for it later."""
+        """Return the task. `Later`: it continues, also if the server stops, and its client may ask for it later."""
         ticket, call = run.ticket, self._call
         if ticket.attached or isinstance(end, Outcome):
             view = await self._service.run(ticket.key.principal, ticket.run_id, end=end)

@@ -70,7 +70,7 @@ class TaskEvents:
         return b""
 
     def closing(self) -> bytes:
-        """Return nothing: a task that goes on later is not over."""
+        """Return nothing: a task that continues later is not over."""
         return b""
 
     # -- text -----------------------------------------------------------------------------------------
@@ -102,8 +102,8 @@ class TaskEvents:
             return b""
         if not (shown and text.startswith(shown)):
             return self._becomes(text)
-        self._shown = [text]
-        return self._around[0] + encode(text[len(shown) :]) + self._around[1]
+        self._shown.append(text[len(shown) :])
+        return self._around[0] + encode(self._shown[-1]) + self._around[1]
 
     def _becomes(self, text: str) -> bytes:
         """Replace what was sent."""
@@ -123,7 +123,9 @@ class TaskEvents:
         return self._status(step, estimated_wait_s=event.estimated_wait_s)
 
     def _end(self, end: events.RunFinished, at: float) -> bytes:
-        data = self._completed(said_by(end))
+        text = said_by(end)
+        # Some clients take each piece for a paragraph of its own, so at the end there is one.
+        data = self._becomes(text) if text and self._shown != [text] else self._completed(text)
         return data + self._status(Step(run_id=self._run_id, status=end.status, outcome=end, at=at), final=True)
 
     def _status(self, step: Step, *, final: bool = False, estimated_wait_s: float | None = None) -> bytes:
