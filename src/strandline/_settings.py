@@ -468,10 +468,9 @@ class AppSettings(ServiceSettings, frozen=True, kw_only=True, rename=_shown):
         ),
     ] = []
     public_url: Annotated[
-        str | None,
+        Annotated[str, Meta(pattern="^https?://[^/]+.*$")] | None,
         Meta(
             description="The address of this server for its clients, in the card; default: that of the request for it",
-            pattern="^https?://[^/]+.*$",
             examples=["https://agent.example.com"],
         ),
     ] = None
