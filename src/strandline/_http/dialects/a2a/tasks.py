@@ -84,8 +84,8 @@ class Tasks(Struct, frozen=True, kw_only=True):
     def question(self, step: Step) -> Message:
         """Return the question that a run has ended with: for people, and as data."""
         assert step.outcome is not None
-        asked = step.outcome.input_requests
-        parts = [self.version.text(questions(asked)), self.version.data(about_requests(asked))]
+        requests = step.outcome.input_requests
+        parts = [self.version.text(questions(requests)), self.version.data(about_requests(requests))]
         return self.message("agent", parts, f"{step.run_id}-question")
 
     def about(self, step: Step) -> Metadata:
