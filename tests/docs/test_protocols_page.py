@@ -25,8 +25,6 @@ def table() -> dict[str, dict[str, str]]:
 
 
 COLUMNS: Final = table()
-ELSEWHERE: Final = {"a2a"}
-"""What `strandline check` speaks to other servers only."""
 
 
 def sent(server: Server, path: str, text: str, session: str | None, key: str) -> httpx.Response:
@@ -52,6 +50,10 @@ def _request(path: str, text: str, session: str | None, key: str) -> tuple[dict[
             return {}, {"threadId": session, "runId": key, "messages": messages}
         case "/invocations":
             return ({} if session is None else {HEADER: session}), {"prompt": text}
+        case "/a2a":
+            message = {"messageId": key, "role": "ROLE_USER", "parts": [{"text": text}]}
+            named = {} if session is None else {"contextId": session}
+            return {}, _call("SendMessage", {"message": {**message, **named}})
         case "/mcp":
             arguments = {"message": text, "idempotency_key": key, **({} if session is None else {"session": session})}
             return {}, _call("tools/call", {"name": "ask", "arguments": arguments})
@@ -70,7 +72,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def test_each_protocol_that_is_checked_has_a_column() -> None:
     checked = {each[name].strip("`") for each in COLUMNS.values() for name in each if "strandline check" in name}
-    assert checked - {"-"} == BUILT_IN.keys() - ELSEWHERE
+    assert checked - {"-"} == BUILT_IN.keys()
     assert all(cell for each in COLUMNS.values() for cell in each.values())
 
 
