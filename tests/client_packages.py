@@ -4,6 +4,7 @@ Each set of them has its exact versions in a file of its own (`tests/clients`), 
 folder of `.venv`. A machine without npm skips what needs it, and says so; CI fails.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -63,17 +64,20 @@ def python_client(name: str, *, complete: bool = False, install_s: float = INSTA
     sources = CLIENTS / name
     place = _place(name, sources / "requirements.txt")
     python = place / "bin" / "python"
-    if not (place / "ready").exists():
-        shutil.rmtree(place, ignore_errors=True)
-        venv.create(place, with_pip=False)
-        _install(
-            *(sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"),
-            *(("--no-deps",) if complete else ()),
-            *("--requirement", str(sources / "requirements.txt")),
-            folder=place,
-            install_s=install_s,
-        )
-        (place / "ready").touch()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # (several processes may want it at once, and it cannot be moved)
+        if not (place / "ready").exists():
+            shutil.rmtree(place, ignore_errors=True)
+            venv.create(place, with_pip=False)
+            _install(
+                *(sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"),
+                *(("--no-deps",) if complete else ()),
+                *("--requirement", str(sources / "requirements.txt")),
+                folder=place,
+                install_s=install_s,
+            )
+            (place / "ready").touch()
     return str(python), sources
 
 

@@ -76,7 +76,7 @@ from strandline.testing._desk import WIDE, done, key, said
 from tools.postgres import Cluster
 
 TESTS: Final = Path(__file__).parents[1]
-DERIVED: Final = {"meta", "secrets", "stored"}
+DERIVED: Final = {"meta", "signing_keys", "stored"}
 OPEN: Final[Message] = {
     "role": "assistant",
     "content": [{"toolUse": {"toolUseId": "t1", "name": "pay", "input": {}}}],

@@ -164,8 +164,8 @@ def connect_in_memory() -> sqlite3.Connection:
 
 def secret_of(connection: sqlite3.Connection) -> bytes:
     """Return what only servers over a journal know; the first one draws it, in the transaction that is open."""
-    connection.execute("INSERT OR IGNORE INTO secrets VALUES ('server', ?)", (secrets.token_bytes(SECRET_BYTES),))
-    (secret,) = connection.execute("SELECT value FROM secrets WHERE name = 'server'").fetchone()
+    connection.execute("INSERT OR IGNORE INTO signing_keys VALUES ('server', ?)", (secrets.token_bytes(SECRET_BYTES),))
+    (secret,) = connection.execute("SELECT value FROM signing_keys WHERE name = 'server'").fetchone()
     return bytes(secret)
 
 
