@@ -237,6 +237,53 @@ def test_messages_of_many_clients_for_one_session_are_answered_one_at_a_time(ser
     assert len(texts(server.history("race"), "user")) == 24
 
 
+# -- questions ----------------------------------------------------------------------------------------
+
+
+def test_a_question_is_answered_by_a_message_of_its_task(client: Client, server: Server) -> None:
+    asked = client.task("send", text="q1 @pay", context_id="s")
+    assert client.state(asked) == "input-required"
+    question, data = asked["status"]["message"]["parts"]
+    assert question["text"]
+    assert len(data["data"]["input_requests"]) == 1
+    answered = client.task("send", text="yes", task_id=asked["id"], message_id="answer")
+    assert (answered["id"], answered["contextId"], client.state(answered)) == (asked["id"], "s", "completed")
+    read = client.asked("get", task_id=asked["id"])
+    assert (client.state(read), said_in(read)) == ("completed", said_in(answered))
+    again = client.task("send", text="yes", task_id=asked["id"], message_id="answer")
+    assert (again["id"], said_in(again)) == (asked["id"], said_in(answered))
+    assert len(server.client.get("/v1/sessions/s/runs").json()["runs"]) == 2
+    assert "asks nothing" in client.refused("send", text="no", task_id=asked["id"])["error"], "the first answer counts"
+    other = client.task("send", text="q2", context_id="s")
+    assert "asks nothing" in client.refused("send", text="x", task_id=other["id"])["error"]
+    assert "no task" in client.refused("send", text="x", task_id="run_0")["error"]
+
+
+def test_an_answer_by_another_protocol_is_one_of_the_task(client: Client, server: Server) -> None:
+    asked = client.task("send", text="q1 @pay", context_id="s")
+    (request,) = asked["status"]["message"]["parts"][1]["data"]["input_requests"]
+    body = {"input": {"responses": [{"id": request["id"], "response": "yes"}]}}
+    server.client.post("/v1/sessions/s/runs", json=body, headers={"Prefer": "wait=60"}).raise_for_status()
+    task = client.asked("get", task_id=asked["id"])
+    assert (client.state(task), task["id"]) == ("completed", asked["id"])
+
+
+def test_a_stream_of_an_answer_is_of_its_task(client: Client) -> None:
+    events = client.asked("stream", text="q1 @pay @more", context_id="s")
+    assert client.states(events) == ["submitted", "working", "input-required"]
+    task_id = client.task_of(events[0])["id"]
+    data = {"responses": [{"id": request_of(client.asked("get", task_id=task_id)), "response": "yes"}]}
+    events = client.asked("stream", data=data, task_id=task_id)
+    assert (client.task_of(events[0])["id"], client.states(events)[-1]) == (task_id, "input-required")
+    assert client.state(client.asked("cancel", task_id=task_id)) == "canceled"
+    assert client.state(client.asked("get", task_id=task_id)) == "canceled"
+
+
+def request_of(task: dict[str, Any]) -> str:
+    found: str = task["status"]["message"]["parts"][1]["data"]["input_requests"][0]["id"]
+    return found
+
+
 # -- cards, keys and other callers --------------------------------------------------------------------
 
 

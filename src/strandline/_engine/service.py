@@ -204,7 +204,7 @@ class Service:
         )
         # Each method of adapters, from the module that implements it.
         self.crashed, self.unresolved = reading.crashed, reading.unresolved
-        self.repeatable = reading.repeatable
+        self.repeatable, self.with_answers = reading.repeatable, reading.with_answers
         self.stored_run = reading.stored_run
         self.run, self.runs, self.runs_of = reading.run, reading.runs, reading.runs_of
         self.wait, self.stream = reading.wait, reading.stream

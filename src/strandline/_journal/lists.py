@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from strandline._history import fold
 from strandline._journal import port, reader
+from strandline._journal.answers import answers
 from strandline._journal.changes import SessionRef
 from strandline._journal.checksums import (
     CHECKSUM_BYTES,
@@ -475,6 +476,7 @@ ANSWERS: Final[Mapping[type[port.Query[Any]], Callable[[Database, Any], Any]]] =
     port.StoredQuery: stored,
     port.RunKeyQuery: run_key,
     port.DismissedQuery: dismissed,
+    port.AnswersQuery: answers,
     port.DeletedQuery: deleted,
     port.ScheduleQuery: schedule,
     port.SchedulesQuery: schedules,

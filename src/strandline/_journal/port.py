@@ -627,6 +627,21 @@ class DismissedQuery(Query[bool], frozen=True):
     run_id: RunId
 
 
+class AnswersQuery(Query["Answers"], frozen=True):
+    """The runs that answer the question of a principal's run, and the questions of those in turn; at most `most`."""
+
+    principal: Principal
+    run_id: RunId
+    most: int = 100
+
+
+class Answers(Struct, frozen=True):
+    """Runs, in order. `dismissed`: the question of the last one is, or of the run itself if there is none."""
+
+    runs: list[RunId]
+    dismissed: bool = False
+
+
 class DeletedQuery(Query[bool], frozen=True):
     """Whether a session was deleted after `since` (seconds since the epoch): what it had accepted is not known then.
 

@@ -5,7 +5,16 @@ its likely wait, and its session's open input requests. `Positions` publishes th
 subscribers. Nothing in here decides or changes anything. The rest of the code imports `__all__` only.
 """
 
-from strandline._engine.reading.answers import ClusterVitals, Health, RestoredView, RunPage, RunStack, RunView, Vitals
+from strandline._engine.reading.answers import (
+    AnsweredRun,
+    ClusterVitals,
+    Health,
+    RestoredView,
+    RunPage,
+    RunStack,
+    RunView,
+    Vitals,
+)
 from strandline._engine.reading.positions import Positions
 from strandline._engine.reading.reasons import Reasons, of_others
 from strandline._engine.reading.standings import Standings
@@ -14,6 +23,7 @@ from strandline._journal.port import Superseded
 
 __all__ = [
     "PAGE_BYTES",
+    "AnsweredRun",
     "ClusterVitals",
     "Health",
     "Positions",

@@ -33,6 +33,13 @@ class RestoredView(Struct, frozen=True):
     superseded: Superseded
 
 
+class AnsweredRun(Struct, frozen=True):
+    """A run, and those that answer its question, in order. `dismissed`: the question of the last one is."""
+
+    runs: list[Run]
+    dismissed: bool = False
+
+
 class RunPage(Struct, frozen=True, kw_only=True):
     """A page of runs, and the cursor of the next one, None at the end.
 

@@ -12,7 +12,7 @@ from strandline._engine.events import RunPosition, Why
 from strandline._engine.execution import Runner
 from strandline._engine.maintenance import Readiness
 from strandline._engine.ownership import Ownership
-from strandline._engine.reading.answers import RunPage, RunView
+from strandline._engine.reading.answers import AnsweredRun, RunPage, RunView
 from strandline._engine.reading.reasons import of_others
 from strandline._engine.reading.standings import Standings
 from strandline._engine.requests import Replaced, not_resolvable
@@ -20,6 +20,7 @@ from strandline._engine.streams import Later, RunStream, Streams
 from strandline._journal.editions import edition, may_edit
 from strandline._journal.port import (
     AgentStateQuery,
+    AnswersQuery,
     HistoryPage,
     HistoryQuery,
     JoinedQuery,
@@ -128,6 +129,17 @@ class Reading(Struct, eq=False):
 
     async def _read(self, principal: Principal, run_id: RunId) -> Run:
         return _found(await self._noted_journal().read(RunQuery(principal, run_id)), run_id)
+
+    async def with_answers(self, principal: Principal, run_id: RunId) -> AnsweredRun:
+        """Return a run with those that answer its question, and the questions of those in turn. Raises `NotFound`."""
+        runs = [await self.stored_run(principal, run_id)]
+        if runs[0].status is not RunStatus.NEEDS_INPUT:
+            return AnsweredRun(runs)
+        answers = await self._journal.read(AnswersQuery(principal, run_id))
+        for each in answers.runs:
+            if (run := await self._journal.read(RunQuery(principal, each))) is not None:
+                runs.append(run)
+        return AnsweredRun(runs, answers.dismissed and runs[-1].status is RunStatus.NEEDS_INPUT)
 
     async def crashed(self, principal: Principal, run_id: RunId) -> Run:
         """Return a run that has crashed. Raises `NotFound`, and `NotResolvable` if it has not."""

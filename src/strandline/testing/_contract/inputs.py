@@ -9,6 +9,8 @@ from strandline._history import DISMISSED, NOT_ANSWERED, UNKNOWN_OUTCOME, histor
 from strandline._journal.port import (
     AcceptAnswer,
     Accepted,
+    Answers,
+    AnswersQuery,
     Attached,
     Bounds,
     CancelSession,
@@ -195,6 +197,51 @@ class InputsContract(Contract):
                 assert await self._answer(desk, "y", {each: 1}) == Unanswerable("answered", [each])
             assert await self._answer(desk, "y", {"i\0": 1}) == Unanswerable("unknown", ["i\0"])
             await desk.restart()
+
+    @scenario
+    async def test_the_runs_that_answer_a_question_are_found_again(self, desk: Desk) -> None:
+        """While they wait, execute or have ended; also if another run has come between."""
+
+        async def found(*run_ids: str, dismissed: bool = False, of: str = "a") -> None:
+            answers = await desk.journal.read(AnswersQuery(ANONYMOUS, RunId(of)))
+            assert answers == Answers([RunId(each) for each in run_ids], dismissed)
+
+        await found()
+        await self._ask_question(desk)
+        await found()
+        await self._answer(desk, "x", claim_next=False)
+        await found("x")
+        await desk.accept("between")
+        await desk.cancel("between")
+        await desk.journal.claim_next(key())
+        await found("x")
+        again = [InputRequest("i3", "more")]
+        await self._ends_asking(desk, await desk.claim(of="x"), [results("done", "did t2", "done"), OPEN], again)
+        await found("x")
+        await found(of="x")
+        await self._answer(desk, "y", {"i3": 1})
+        await found("x", "y")
+        await desk.finish(await desk.claim(of="y"), ended(RunStatus.SUCCEEDED, "paid"))
+        await desk.finish(await desk.start("later"))
+        for _ in range(2):
+            await found("x", "y")
+            await found("y", of="x")
+            await found(of="y")
+            assert await desk.journal.read(AnswersQuery(Principal("other"), RunId("a"))) == Answers([])
+            await desk.restart()
+        assert await desk.journal.read(AnswersQuery(ANONYMOUS, RunId("a"), most=1)) == Answers([RunId("x")])
+
+    @scenario
+    async def test_a_question_that_was_dismissed_has_no_answer(self, desk: Desk) -> None:
+        await self._ask_question(desk)
+        await desk.cancel("a")
+        query = AnswersQuery(ANONYMOUS, RunId("a"))
+        assert await desk.journal.read(query) == Answers([], dismissed=True)
+        again = [InputRequest("i4", "more")]
+        await self._ask_question(desk, "b", again)
+        await self._answer(desk, "x", {"i4": 1}, claim_next=False)
+        await desk.cancel("x")
+        assert await desk.journal.read(AnswersQuery(ANONYMOUS, RunId("b"))) == Answers([RunId("x")])
 
     @scenario
     async def test_of_many_answers_at_once_exactly_one_is_accepted(self, desk: Desk) -> None:

@@ -18,13 +18,14 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from strandline._engine.reading import AnsweredRun
 from strandline._engine.service import Service
 from strandline._engine.streams import Later
 from strandline._http import wire
 from strandline._http.audit import changed
 from strandline._http.caller import principal_of, session_of
 from strandline._http.dialects.a2a.card import AgentCard, address, card_of, extended
-from strandline._http.dialects.a2a.given import counting, options_of, params_of, prompt_of
+from strandline._http.dialects.a2a.given import answer_of, counting, given_id, options_of, params_of, prompt_of
 from strandline._http.dialects.a2a.stream import TaskEvents
 from strandline._http.dialects.a2a.tasks import Step, Tasks, step_of
 from strandline._http.dialects.a2a.wire import (
@@ -36,6 +37,7 @@ from strandline._http.dialects.a2a.wire import (
     RpcRequest,
     RpcResponse,
     SendParams,
+    SentMessage,
     TaskParams,
     Version,
     error_of,
@@ -43,10 +45,10 @@ from strandline._http.dialects.a2a.wire import (
     version_of,
 )
 from strandline._http.exchange.exchange import Accepted, ClientsServerStops, Dialect, Exchange, Frames
-from strandline._http.exchange.run_request import UNTIL_IT_ENDS, RunRequest
+from strandline._http.exchange.run_request import UNTIL_IT_ENDS, Responses, RunRequest
 from strandline._http.exchange.sse import MEDIA_TYPE
 from strandline._http.forwardable import counts_client, forwardable
-from strandline._model import Outcome, RunId, RunStatus, SessionId, SessionKey
+from strandline._model import Input, Outcome, RunId, RunStatus, SessionId, SessionKey
 from strandline._settings import AppSettings
 from strandline.errors import Invalid, InvariantBroken, NotFound, StrandlineError
 
@@ -155,33 +157,29 @@ class A2A:
 
     async def _get(self, call: Call) -> Response:
         """Return a task as it is now."""
-        params: TaskParams = call.params(TaskParams)
-        run_id = RunId(params.id)
-        view = await self._of_task(run_id, self._service.run(principal_of(call.request), run_id))
-        shown = Tasks(version=call.version, task_id=run_id, context_id=view.run.key.session_id)
-        return call.result(shown.task([step_of(view.run)]))
+        tasks, task = await self._task(call)
+        return call.result(tasks.task([step_of(each) for each in task.runs], dismissed=task.dismissed))
 
     async def _subscribe(self, call: Call) -> Response:
         """Return a task as it is now, and what it says from the beginning of its last run on."""
-        params: TaskParams = call.params(TaskParams)
-        run_id, principal = RunId(params.id), principal_of(call.request)
         counts_client(call.request)
-        view = await self._of_task(run_id, self._service.run(principal, run_id))
-        has_ended = view.run.outcome is not None and view.run.status is not RunStatus.NEEDS_INPUT
-        if has_ended and call.version is V1_0:
-            raise Fault("UNSUPPORTED_OPERATION", f"Task {run_id} has ended; read it with GetTask")
-        stream = await self._service.stream(principal, run_id)
-        shown = Tasks(version=call.version, task_id=run_id, context_id=view.run.key.session_id)
-        frames = TaskEvents(shown, run_id, shown.task([step_of(view.run)]), rpc_id=call.rpc.id)
+        tasks, task = await self._task(call)
+        last, steps = task.runs[-1], [step_of(each) for each in task.runs]
+        is_open = last.status is RunStatus.NEEDS_INPUT and not task.dismissed
+        if last.outcome is not None and not is_open and call.version is V1_0:
+            raise Fault("UNSUPPORTED_OPERATION", f"Task {tasks.task_id} has ended; read it with GetTask")
+        stream = await self._service.stream(principal_of(call.request), last.run_id)
+        now = tasks.task(steps, dismissed=task.dismissed)
+        frames = TaskEvents(tasks, last.run_id, now, rpc_id=call.rpc.id)
         return self._exchange.stream(stream, frames, {}, after=0)
 
     async def _cancel(self, call: Call) -> Response:
         """Cancel a task; the answer comes once its run has ended, or has had the time to."""
-        params: TaskParams = call.params(TaskParams)
-        request, run_id, principal = call.request, RunId(params.id), principal_of(call.request)
+        tasks, task = await self._task(call)
+        request, run_id, principal = call.request, task.runs[-1].run_id, principal_of(call.request)
         passed = forwardable(request.scope)
         again = passed is not None and passed.again
-        view = await self._of_task(run_id, self._service.cancel(principal, run_id, force=False, again=again))
+        view = await self._service.cancel(principal, run_id, force=False, again=again)
         changed(request, f"cancelled run {run_id} of session {view.run.key.session_id}")
         if view.run.outcome is None:
             waiting = asyncio.ensure_future(
@@ -189,16 +187,15 @@ class A2A:
             )
             with suppress(ClientsServerStops):
                 view = await self._exchange.while_connected(request, run_id, waiting)
-        shown = Tasks(version=call.version, task_id=run_id, context_id=view.run.key.session_id)
-        dismissed = view.run.status is RunStatus.NEEDS_INPUT
-        return call.result(shown.task([step_of(view.run)], dismissed=dismissed))
+        steps = [*map(step_of, task.runs[:-1]), step_of(view.run)]
+        return call.result(tasks.task(steps, dismissed=view.run.status is RunStatus.NEEDS_INPUT))
 
-    async def _of_task(self, run_id: RunId, read: Awaitable[Any]) -> Any:
-        """Return what is read of a task. Raises `NotFound` in the words of this protocol."""
-        try:
-            return await read
-        except NotFound:
-            raise NotFound(f"there is no task {run_id}") from None
+    async def _task(self, call: Call) -> tuple[Tasks, AnsweredRun]:
+        """Return the task that a request names. Raises `NotFound` in the words of this protocol."""
+        params: TaskParams = call.params(TaskParams)
+        run_id = RunId(params.id)
+        task = await task_of(self._service, call.request, run_id)
+        return Tasks(version=call.version, task_id=run_id, context_id=task.runs[0].key.session_id), task
 
     # -- the card -------------------------------------------------------------------------------------
 
@@ -225,6 +222,14 @@ class A2A:
         )
 
 
+async def task_of(service: Service, request: Request, task_id: RunId) -> AnsweredRun:
+    """Return the runs of a task. Raises `NotFound`."""
+    try:
+        return await service.with_answers(principal_of(request), task_id)
+    except NotFound:
+        raise NotFound(f"there is no task {task_id}") from None
+
+
 class _Message(Dialect):
     """One message, as a request for a run."""
 
@@ -233,27 +238,51 @@ class _Message(Dialect):
         self._settings = settings
         self._call = call
         self._as_events = as_events
+        self._task_id: RunId | None = None
+        """The task whose question it answers."""
+        self._before: list[Step] = []
+        """The runs of that task before this one."""
 
     async def parse(self, request: Request) -> RunRequest:
         """Read the message."""
         params: SendParams = self._call.params(SendParams)
         message, configuration = params.message, params.configuration
-        if message.task_id:
-            raise Fault("UNSUPPORTED_OPERATION", "A task takes no more messages; leave out `taskId` for a new one")
         waits = True
         if configuration is not None:
             waits = configuration.blocking is not False and not configuration.return_immediately
             if configuration.push_notification_config or configuration.task_push_notification_config:
                 raise Fault("PUSH_NOTIFICATION_NOT_SUPPORTED", "This agent sends no push notifications")
+        prompt: Input | Responses = prompt_of(message)
+        key = self._key(request, message.context_id, message.message_id)
+        if message.task_id:
+            key, prompt = await self._answer(request, message)
         return RunRequest(
-            key=self._key(request, message.context_id, message.message_id),
-            input=prompt_of(message),
+            key=key,
+            input=prompt,
             options=options_of(params),
             body=counting(params),
             key_in_body=message.message_id,
             as_events=self._as_events,
             wait_s=UNTIL_IT_ENDS if waits else None,
         )
+
+    async def _answer(self, request: Request, message: SentMessage) -> tuple[SessionKey, Responses]:
+        """Return the answer to the question of a task. A message that is sent again is for the same one.
+
+        Raises `NotFound`, `Invalid`, and `Fault` for a task that asks nothing.
+        """
+        self._task_id = RunId(message.task_id or "")
+        task = await task_of(self._service, request, self._task_id)
+        runs, key = task.runs, task.runs[0].key
+        if message.context_id and message.context_id != key.session_id:
+            raise Invalid(f"Task {self._task_id} has another context - at `$.message.contextId`")
+        ids = [given_id(each.metadata) for each in runs]
+        number = ids.index(message.message_id) if message.message_id in ids[1:] else len(runs)
+        before = runs[number - 1].outcome
+        if before is None or not before.input_requests:
+            raise Fault("UNSUPPORTED_OPERATION", f"Task {self._task_id} asks nothing; leave out `taskId` for a new one")
+        self._before = [step_of(each) for each in runs[:number]]
+        return key, answer_of(message, before.input_requests)
 
     def _key(self, request: Request, context_id: str | None, message_id: str) -> SessionKey:
         """Return the session of a message; without a context a new one, the same for the same message."""
@@ -276,17 +305,18 @@ class _Message(Dialect):
             waits = ticket.position > 0 or ticket.joined is not None
             status = RunStatus.QUEUED if waits else RunStatus.RUNNING
             step = Step(run_id=ticket.run_id, status=status, at=ticket.created_at, position=ticket.position)
-        return call.result(call.version.sent("task", self._tasks(run).task([step])), run.replayed)
+        return call.result(call.version.sent("task", self._tasks(run).task([*self._before, step])), run.replayed)
 
     def events(self, run: Accepted) -> tuple[Frames, Mapping[str, str]]:
         """Return the events of a run as those of its task, which begins as submitted."""
         ticket, tasks = run.ticket, self._tasks(run)
         step = Step(run_id=ticket.run_id, status=RunStatus.QUEUED, at=ticket.created_at, position=ticket.position)
-        return TaskEvents(tasks, ticket.run_id, tasks.task([step]), rpc_id=self._call.rpc.id), run.replayed
+        now = tasks.task([*self._before, step])
+        return TaskEvents(tasks, ticket.run_id, now, rpc_id=self._call.rpc.id), run.replayed
 
     def _tasks(self, run: Accepted) -> Tasks:
         key = run.ticket.key
-        return Tasks(version=self._call.version, task_id=run.ticket.run_id, context_id=key.session_id)
+        return Tasks(version=self._call.version, task_id=self._task_id or run.ticket.run_id, context_id=key.session_id)
 
 
 def _failed(rpc: RpcRequest | None, error: RpcError, headers: Mapping[str, str]) -> Response:

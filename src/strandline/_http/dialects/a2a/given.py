@@ -10,8 +10,8 @@ from strandline._files.kinds import SHOWN_AS
 from strandline._http.dialects.a2a.wire import Fault, SendParams, SentMessage
 from strandline._http.dialects.base64_content import decoded
 from strandline._http.exchange.idempotency import key_in_body
-from strandline._http.exchange.run_request import RunOptions
-from strandline._model import Block, Input
+from strandline._http.exchange.run_request import Response, Responses, RunOptions
+from strandline._model import Block, Input, InputRequest
 from strandline.errors import Invalid
 
 T = TypeVar("T")
@@ -43,6 +43,40 @@ def prompt_of(message: SentMessage) -> Input:
         text: str = blocks[0]["text"]
         return text
     return blocks
+
+
+def given_id(metadata: dict[str, Any]) -> str | None:
+    """Return the id of the message that a run was requested by; None if it came another way."""
+    about = metadata.get(OURS)
+    found = about.get("message_id") if isinstance(about, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def answer_of(message: SentMessage, requests: list[InputRequest]) -> Responses:
+    """Return what a message answers: a text or data to one input request, or data with `responses` to several.
+
+    Raises `Invalid`.
+    """
+    for part in message.parts:
+        match part:
+            case {"data": {"responses": list(given)}}:
+                return Responses([_answer(each) for each in given])
+    if len(requests) > 1:
+        raise Invalid(
+            'Several things are asked: answer all in a data part, {"responses": [{"id": ..., "response": ...}]}'
+            " - at `$.message.parts`"
+        )
+    match message.parts:
+        case [{"text": str(value)}] | [{"data": value}] if value is not None:
+            return Responses([Response(requests[0].id, value)])
+    raise Invalid("An answer is one part: a text, or data that is not null - at `$.message.parts`")
+
+
+def _answer(given: object) -> Response:
+    match given:
+        case {"id": str(request_id), "response": value} if value is not None:
+            return Response(request_id, value)
+    raise Invalid("Each of `responses` has an `id` and a `response`, any JSON but null - at `$.message.parts`")
 
 
 def options_of(params: SendParams) -> RunOptions:
