@@ -391,8 +391,9 @@ async def _come_back(town: Town, key: SessionKey, run: RunId) -> bool:
         return False
     try:
         if town.chance.happens(0.3):
+            town.note("reading_history", run)
             page = await server.ask(server.service.history_page(key, limit=1000))
-            town.note("history", "", session=key, messages=page.messages, pending=page.pending)
+            town.note("history", run, session=key, messages=page.messages, pending=page.pending)
         patience_s = town.chance.between(0.0, 30.0)
         _, view = await requested(town, server, lambda service: service.wait(key.principal, run, patience_s))
     except NotFound:

@@ -26,8 +26,9 @@ def forked(life: Life, timeline: Timeline) -> Iterator[str]:
     for key, copied in life.copied.items():
         whole, hidden = _whole(life, copied.source)
         # (What closes a question that is open is the fork's own.)
-        count = len(copied.messages) - (2 if copied.after in timeline.questions else 0)
-        if copied.messages[:count] != whole[:count] or copied.hidden != {n for n in hidden if n < len(copied.messages)}:
+        host = timeline.host_of(timeline.runs.get(copied.after)) or copied.after
+        count = len(copied.messages) - (2 if host in timeline.questions else 0)
+        if copied.messages[:count] != whole[:count] or copied.hidden != {n for n in hidden if n < count}:
             yield f"the history of {key} does not begin as that of {copied.source}"
 
 

@@ -19,10 +19,11 @@ class Event(Struct, frozen=True, array_like=True):
     """Something that was seen, at virtual second `at`; `what` names it, and says what is in `details`.
 
     By clients: `requested` `accepted` `refused` `reused` `unsure` `outcome` `later` `missing` `history` `hung_up`, and
-    with their answers `cancelling` `sweeping` `checking` `moving` `pausing` `resuming` `deleting`. By user code:
-    `entered` `model` `said` `round` `checkpointed` `begun` `thread` `effect` `rested` `finished` `left` `blocks`. By
-    the operator: `started` `crashed` `fenced` `draining` `drained` `exhausted` `clock` `quiet`. By the server:
-    `forgetful` `forgot`. Of workers: `worker_died` `stands`. By the disk: `kept`, the result of a tool that is durable.
+    with their answers `reading_history` `cancelling` `sweeping` `checking` `moving` `pausing` `resuming` `deleting`. By
+    user code: `entered` `model` `said` `round` `checkpointed` `begun` `thread` `effect` `rested` `finished` `left`
+    `blocks`. By the operator: `started` `crashed` `fenced` `draining` `drained` `exhausted` `clock` `quiet`. By
+    the server: `forgetful` `forgot`. Of workers: `worker_died` `stands`. By the disk: `kept`, the result of a tool that
+    is durable.
     Of several servers: `frozen` `woken` `cut` `joined`, by the database `down` `up`, and `owned`, a session by a
     process or (0) by nobody.
     """

@@ -46,7 +46,9 @@ class Timeline:
         self.drains: list[tuple[int, float, bool]] = []
         self.by_session: dict[SessionKey, list[Attempt]] = defaultdict(list)
         self.histories_seen: list[tuple[int, SessionKey, list[Message], bool]] = []
-        """Each with whether its end was shown as pending."""
+        """Each with where it was requested, and whether its end was shown as pending."""
+        self._reading: dict[str, int] = {}
+        """Where a client requested the history of a session, by the run that it is interested in."""
         self.at_once: list[tuple[Attempt, list[Attempt]]] = []
         """Each attempt that began, and what had begun in its process and not left."""
         self.gone: dict[int, float] = {}
@@ -446,9 +448,12 @@ class Timeline:
         if run.cancelled_at is None:
             run.cancelled_at, run.cancelled_nth = event.at, nth
 
+    def _reading_history(self, nth: int, event: Event) -> None:
+        self._reading[event.run] = nth
+
     def _history(self, nth: int, event: Event) -> None:
-        details = event.details
-        self.histories_seen.append((nth, details["session"], details["messages"], details["pending"]))
+        details, requested = event.details, self._reading.pop(event.run, nth)
+        self.histories_seen.append((requested, details["session"], details["messages"], details["pending"]))
 
     def _entered(self, nth: int, event: Event) -> None:
         attempt = Attempt(event, nth)

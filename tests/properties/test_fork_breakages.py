@@ -51,7 +51,7 @@ def count_again(patch: pytest.MonkeyPatch) -> None:
 BREAKAGES: dict[str, tuple[Break, int, str]] = {
     "a fork that forgets the state": (forget_the_state, 1010, "had the state of"),
     "a fork of more than was wanted": (copy_to_the_end, 1044, "the session had"),
-    "a fork without branches": (copy_no_branches, 1171, "the session had|last branch continues|does not hide"),
+    "a fork without branches": (copy_no_branches, 1393, "the session had|last branch continues|does not hide"),
     "a fork that is counted again": (count_again, 1024, "when it was sent again"),
 }
 """Each with the seed at which the search begins: the first that shows it, which saves playing the others."""

@@ -122,7 +122,7 @@ BREAKAGES: dict[str, tuple[Break, int, str]] = {
     "a batch without a fence": (write_without_a_fence, 2128, "."),
     "a commit that is believed in": (believe_in_every_commit, 2122, "is lost|in more than one way"),
     "a commit that is not believed in": (believe_in_no_commit, 2138, "waits for good|was refused, and ran"),
-    "a packet that comes late": (let_late_packets_pass, 2416, "."),
+    "a packet that comes late": (let_late_packets_pass, 2437, "."),
     "a session that is ceded while it executes": (cede_what_executes, 2109, "executed at once|was started by process"),
     "a session that is ceded and kept": (keep_what_was_ceded, 2153, r"the agent of run|waits for good|has \d+ streams"),
     "a run that nobody recovers": (forget_what_was_gained, 2112, "executes although all was drained"),
