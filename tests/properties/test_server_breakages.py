@@ -117,14 +117,14 @@ def number_by_the_clock_alone(patch: pytest.MonkeyPatch) -> None:
 
 BREAKAGES: dict[str, tuple[Break, int, str]] = {
     "a lease that nothing asks for before it starts": (start_after_the_lease, 2234, "was started by process"),
-    "a server that goes on without its lease": (go_on_without_a_lease, 2294, "executed at once|was started by process"),
+    "a server that goes on without its lease": (go_on_without_a_lease, 2333, "executed at once|was started by process"),
     "a server that is ended while it lives": (end_those_that_live, 2276, "executed at once|was started by process"),
     "a batch without a fence": (write_without_a_fence, 2128, "."),
     "a commit that is believed in": (believe_in_every_commit, 2122, "is lost|in more than one way"),
-    "a commit that is not believed in": (believe_in_no_commit, 2138, "waits for good|was refused, and ran"),
+    "a commit that is not believed in": (believe_in_no_commit, 2333, "waits for good|was refused, and ran"),
     "a packet that comes late": (let_late_packets_pass, 2437, "."),
     "a session that is ceded while it executes": (cede_what_executes, 2109, "executed at once|was started by process"),
-    "a session that is ceded and kept": (keep_what_was_ceded, 2153, r"the agent of run|waits for good|has \d+ streams"),
+    "a session that is ceded and kept": (keep_what_was_ceded, 2156, r"the agent of run|waits for good|has \d+ streams"),
     "a run that nobody recovers": (forget_what_was_gained, 2112, "executes although all was drained"),
     "a number below an earlier one": (number_by_the_clock_alone, 2101, "is damaged|executed before|executed after"),
 }

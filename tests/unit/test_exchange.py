@@ -85,6 +85,7 @@ class Client:
             "path": "/",
             "headers": named,
             "root_path": "/below",
+            CALLER: EVERYBODY,
         }
 
     async def receive(self) -> Any:
