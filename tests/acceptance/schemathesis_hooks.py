@@ -2,7 +2,7 @@
 
 No run is given so little time that it fails or not as the machine is busy: AgentCore's clients get 500 for that.
 
-What a document allows has to be accepted. Eighteen rules are about values that no schema can compare, so that a
+What a document allows has to be accepted. Nineteen rules are about values that no schema can compare, so that a
 request which is otherwise as the document allows is made to keep them, and all else of it stays as it is: see
 `before_call`.
 """
@@ -53,6 +53,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         and (case.query or {}).get("stream") not in (True, "true")
     ):
         case.query = {name: value for name, value in (case.query or {}).items() if name != "starting_after"}
+    if is_valid and (case.method, case.path) == ("GET", "/mcp"):  # (405 is what clients want without)
+        case.headers = {"Last-Event-ID": "EVENT_ID", **(case.headers or {})}
     if not isinstance(case.body, dict):
         return
     _give_time(case.body)

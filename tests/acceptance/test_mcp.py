@@ -3,6 +3,7 @@ callers, hostile requests."""
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -312,6 +313,164 @@ def test_a_repeated_call_gets_its_answer_after_kill_9(version: str, server: Serv
     assert len(server.client.get("/v1/sessions/crash/runs").json()["runs"]) == 1
 
 
+def test_a_client_that_shakes_hands_gets_its_answer_after_kill_9(
+    server: Server, at: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It resumes by itself, without a key."""
+    monkeypatch.setattr("mcp.client.streamable_http.MAX_RECONNECTION_ATTEMPTS", 20)  # (machines may be slow)
+
+    async def story(client: Client) -> None:
+        at.hold("k model 1")
+        calling = asyncio.ensure_future(ask(client, "k a b", session="crash"))
+        await reached(at, "k model 1")
+        server.wait_until_stored()
+        server.kill()
+        at.release()
+        await asyncio.to_thread(server.start)
+        assert await calling == "k: did a, did b"
+
+    run(story, server, BEFORE)
+    assert len(server.client.get("/v1/sessions/crash/runs").json()["runs"]) == 1
+
+
+def test_a_client_that_shakes_hands_can_cancel_a_call(server: Server, at: Checkpoints) -> None:
+    async def story(client: Client) -> None:
+        at.hold("c ?a", "other ?a")
+        others = asyncio.ensure_future(client.call_tool("ask", {"message": "other ?a", "session": "other"}))
+        calling = asyncio.ensure_future(client.call_tool("ask", {"message": "c ?a", "session": "c"}))
+        await reached(at, "c ?a", "other ?a")
+        calling.cancel()
+        await asyncio.wait([calling])
+        run_id = server.client.get("/v1/sessions/c/runs").json()["runs"][0]["run_id"]
+        await becomes(lambda: server.run(run_id)["cancel_requested"], "it is cancelled")
+        other = server.client.get("/v1/sessions/other/runs").json()["runs"][0]
+        assert not other["cancel_requested"]
+        at.release()
+        assert (await asyncio.to_thread(server.run, run_id, 60))["status"] == "cancelled"
+        server.client.post(f"/v1/runs/{other['run_id']}/cancel")
+        await others
+
+    run(story, server, BEFORE)
+
+
+def notified(server: Server, session: dict[str, str], request_id: Any) -> int:
+    sent = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": request_id}}
+    return server.client.post("/mcp", json=sent, headers=session).status_code
+
+
+def test_only_the_calls_of_a_session_are_cancelled_by_it(server: Server, at: Checkpoints) -> None:
+    first, second = (begun(server) for _ in range(2))
+    at.hold("n model 0")
+    asked = message("tools/call", name="ask", arguments={"message": "n", "session": "n"})
+    waiting = server.submit(server.client.post, "/mcp", json=asked, headers=first)
+    at.reached("n model 0")
+    run_id = server.client.get("/v1/sessions/n/runs").json()["runs"][0]["run_id"]
+    for session, request_id in ((second, 1), ({}, 1), (first, 2), (first, "1"), (first, None)):
+        assert notified(server, session, request_id) == 202
+    assert not server.run(run_id)["cancel_requested"]
+    assert notified(server, first, 1) == 202
+    assert server.run(run_id)["cancel_requested"]
+    at.release()
+    *_, answer = whole_events(waiting.result(DEADLINE_S).content)[1]
+    assert answer["result"]["structuredContent"]["status"] == "cancelled"
+    assert notified(server, first, 1) == 202, "it has ended"
+
+
+# -- streams that are cut -----------------------------------------------------------------------------
+
+
+def begun(server: Server, **capabilities: Any) -> dict[str, str]:
+    """Shake hands, and return the headers of the client's session."""
+    shaken = message("initialize", protocolVersion=BEFORE, capabilities=capabilities)
+    answer = server.client.post("/mcp", json=shaken)
+    return {
+        "Mcp-Session-Id": answer.headers["mcp-session-id"],
+        "MCP-Protocol-Version": BEFORE,
+        "Accept": "application/json, text/event-stream",
+    }
+
+
+def part(answer: httpx.Response, size: int) -> bytes:
+    """Return at least so many bytes of a stream, whose connection is closed then."""
+    received = b""
+    for piece in answer.iter_raw():
+        received += piece
+        if len(received) >= size:
+            break
+    return received
+
+
+def whole_events(received: bytes) -> tuple[str, list[dict[str, Any]]]:
+    """Return the last id and the messages of the events that have come whole."""
+    last, found = "", []
+    for event in received.decode(errors="ignore").split("\n\n")[:-1]:
+        fields = dict(line.partition(": ")[::2] for line in event.splitlines())
+        last = fields.get("id", last)
+        if fields.get("data"):
+            found.append(json.loads(fields["data"]))
+    return last, found
+
+
+def test_a_stream_that_is_cut_a_hundred_times_has_the_same_result(server: Server, at: Checkpoints) -> None:
+    """At any byte, while the run executes and when it has ended; progress comes once, in order."""
+    chance = random.Random(11)
+    session = begun(server)
+    asked = message("tools/call", name="ask", arguments={"message": "cut a b+c ~d e", "session": "cut"})
+    asked["params"]["_meta"] = {"progressToken": "p"}
+    at.hold("cut model 3")
+    with server.client.stream("POST", "/mcp", json=asked, headers=session) as stream:
+        place, found = whole_events(part(stream, 1))
+    for number in range(100):
+        if number == 50:
+            at.release()
+        size = chance.randrange(1, 100 if number < 50 else 900)  # (while it is held, no more comes)
+        with server.client.stream("GET", "/mcp", headers={**session, "Last-Event-ID": place}) as stream:
+            assert stream.status_code == 200
+            came, more = whole_events(part(stream, size))
+        found += [each for each in more if "method" in each]
+        place = came or place
+    with server.client.stream("GET", "/mcp", headers={**session, "Last-Event-ID": place}) as stream:
+        _, more = whole_events(stream.read())
+    *progress, result = [*found, *more]
+    assert [each["params"]["progress"] for each in progress] == list(range(1, len(progress) + 1))
+    said = [each["params"]["message"] for each in progress]
+    assert said.count("tool work started") + said.count("tool work_async started") == 5
+    assert (result["id"], result["result"]["content"][0]["text"]) == (1, "cut: did a, did b, did c, did ~d, did e")
+    assert len(server.client.get("/v1/sessions/cut/runs").json()["runs"]) == 1
+
+
+def test_a_stream_of_another_caller_is_not_resumed(tmp_path: Path, at: Checkpoints) -> None:
+    (ada, kept), (bob, other) = new_key("ada"), new_key("bob")
+    flags = ("--api-keys", f"{kept.line()},{other.line()}")
+    with serving(AGENT, *flags, folder=tmp_path, variables=at.environment) as server:
+        keyed = [{"Authorization": f"Bearer {key}"} for key in (ada, bob)]
+        asked = message("tools/call", name="ask", arguments={"message": "q", "session": "s"})
+        spoken = {"MCP-Protocol-Version": BEFORE, "Accept": "text/event-stream"}
+        place, _ = whole_events(server.client.post("/mcp", json=asked, headers=keyed[0] | spoken).content)
+        answers = [server.client.get("/mcp", headers={**each, "Last-Event-ID": place}) for each in keyed]
+        assert [each.status_code for each in answers] == [200, 404]
+        assert whole_events(answers[0].content)[1][-1]["result"]["content"][0]["text"] == "q"
+        assert answers[1].json()["error"]["data"] == {"code": "not_found"}
+        assert server.client.get("/mcp", headers={**keyed[0], "Last-Event-ID": "made up"}).status_code == 404
+
+
+def test_a_stopping_server_ends_a_stream_that_is_resumed_after_its_restart(server: Server, at: Checkpoints) -> None:
+    session = begun(server)
+    at.hold("w model 0")
+    server.line_up("w", session_id="stops")
+    asked = message("tools/call", name="ask", arguments={"message": "later", "session": "stops"})
+    waiting = server.submit(server.client.post, "/mcp", json=asked, headers=session)
+    until(lambda: server.health()["queue_depth"] == 1, "it waits")
+    server.terminate()
+    place, found = whole_events(waiting.result(DEADLINE_S).content)
+    assert found == []
+    at.release()
+    server.ended()
+    server.start()
+    resumed = server.client.get("/mcp", headers={**session, "Last-Event-ID": place})
+    assert whole_events(resumed.content)[1][-1]["result"]["content"][0]["text"] == "later"
+
+
 def test_a_key_without_a_session_finds_the_same_one(server: Server) -> None:
     async def story(client: Client) -> None:
         first, again = [await call(client, "ask", message="x", idempotency_key="k") for _ in range(2)]
@@ -401,9 +560,9 @@ def test_hostile_requests_get_errors_of_json_rpc(server: Server) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         answer = server.client.post("/mcp", content=content, headers={"Content-Type": "application/json", **headers})
         assert (name, answer.status_code, answer.json()["error"]["code"]) == (name, status, code)
-    for method in ("GET", "DELETE"):
+    for method, allowed in (("GET", "POST"), ("DELETE", "GET, HEAD, POST")):
         answer = server.client.request(method, "/mcp")
-        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+        assert (answer.status_code, ", ".join(sorted(answer.headers["allow"].split(", ")))) == (405, allowed)
     assert server.client.post("/mcp", json={"jsonrpc": "2.0", "method": "notifications/x"}).status_code == 202
     assert server.client.get("/v1/sessions").json()["sessions"] == []
 

@@ -266,6 +266,13 @@ def test_each_example_of_the_page_is_one_that_the_server_takes(keys: bool, tmp_p
         schedule = server.client.post("/v1/schedules", json=made, headers=shown).json()["schedule_id"]
         server.client.post("/v1/sessions/talk/runs", json={"input": "x"}, headers=shown)
         file = server.client.post("/v1/sessions/my-session/files", content="x", headers=shown).json()["file_id"]
+        ask = {"name": "ask", "arguments": {"message": "x"}}
+        heard = server.client.post(
+            "/mcp",
+            json={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": ask},
+            headers={**shown, "Accept": "text/event-stream", "MCP-Protocol-Version": "2025-11-25"},
+        )
+        event = re.findall(r"^id: (.+)$", heard.text, re.MULTILINE)[-1]
         commands = [html.unescape(each) for each in re.findall(r"<h3>Example</h3><pre>(.*?)</pre>", page, re.DOTALL)]
         assert len(commands) > 20
         for command in sorted(
@@ -280,6 +287,7 @@ def test_each_example_of_the_page_is_one_that_the_server_takes(keys: bool, tmp_p
                 .replace("FILE_ID", file)
                 .replace("SCHEDULE_ID", schedule)
                 .replace("MODEL", "strandline")
+                .replace("EVENT_ID", event)
             )
             status = status_of(server, asked, shown)
             # The run has ended: it can neither be cancelled nor moved. No event waits to be sent.

@@ -112,12 +112,13 @@ def test_whatever_may_be_a_stream_is_described_as_one() -> None:
         ("post", "/agui"),
         ("post", "/mcp"),
         ("post", "/a2a"),
+        ("get", "/mcp"),
     }
     of_others = [
         streams.pop(("post", path))
         for path in ("/v1/chat/completions", "/v1/responses", "/invocations", "/agui", "/mcp", "/a2a")
     ]
-    of_others.append(streams.pop(("get", "/v1/responses/{response_id}")))
+    of_others += [streams.pop(("get", path)) for path in ("/v1/responses/{response_id}", "/mcp")]
     for media in of_others:
         assert "`data` is" in media["schema"]["description"]
     for (_, path), media in streams.items():

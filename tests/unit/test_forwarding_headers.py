@@ -10,9 +10,11 @@ import pytest
 from cluster_support import pair, run, until
 from strandline._agents.port import Attempt
 from strandline._http.app.openapi import OPERATIONS, Operation
+from strandline._http.dialects.mcp.places import Place
 from strandline._http.forwarding.client_request import ClientRequest
 from strandline._http.forwarding.envelope import Forward
 from strandline._http.forwarding.inner import ACCEPTED, CLOCK, FEED_AFTER, INTERNAL, MOVED, RESUMABLE
+from strandline._model import RunId
 
 NAMES: Final = (MOVED, ACCEPTED, RESUMABLE, FEED_AFTER, CLOCK.encode(), b"strandline-new")
 FORGED: Final = {name.decode(): "1" for name in NAMES}
@@ -86,6 +88,8 @@ def test_no_header_between_servers_reaches_a_client_and_none_of_a_client_a_serve
             for at in (first, owner):  # (for a session of another server, and of its own)
                 del sent[:]
                 headers = {**FORGED, "Accept": accept}
+                if operation.method == "GET" and operation.path == "/mcp":  # (of a call that is this run)
+                    headers["Last-Event-ID"] = Place(RunId(begun.json()["run_id"]), 0, 0, 1, None).encoded()
                 body = BODIES.get(operation.path) if operation.body is not None else None
                 if body is not None and operation.streams and accept == "text/event-stream":
                     body = {**body, "stream": True}

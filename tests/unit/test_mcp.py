@@ -16,7 +16,8 @@ from strandline._agents.port import Attempt
 from strandline._engine import events
 from strandline._engine.events import Event, Numbered, Reason, RunFinished, Why
 from strandline._http.dialects.mcp import sessions
-from strandline._http.dialects.mcp.stream import GROWS_S, SHOWN, CallEvents
+from strandline._http.dialects.mcp.places import Place, place_of
+from strandline._http.dialects.mcp.stream import GROWS_S, RETRY_MS, SHOWN, CallEvents
 from strandline._http.dialects.mcp.tools import TOOLS
 from strandline._http.dialects.mcp.versions import BY_HANDSHAKE, CURRENT, Client, can_elicit, client_of, negotiated
 from strandline._http.dialects.mcp.wire import (
@@ -28,9 +29,10 @@ from strandline._http.dialects.mcp.wire import (
     RpcFailure,
 )
 from strandline._model import ErrorCode, InputRequest, Principal, RunError, RunId, RunStatus, SessionId
+from strandline.errors import NotFound
 
 META = "io.modelcontextprotocol/"
-ADA, BOB = Principal("ada"), Principal("bob")
+ADA, BOB, RUN = Principal("ada"), Principal("bob"), RunId("run_1")
 
 
 # -- versions -----------------------------------------------------------------------------------------
@@ -52,7 +54,7 @@ def headers(**more: str) -> Headers:
 @pytest.mark.parametrize("version", [None, *BY_HANDSHAKE])
 def test_a_request_of_a_handshakes_client_needs_no_envelope(version: str | None) -> None:
     given = Headers({} if version is None else {"mcp-protocol-version": version})
-    assert client_of(request(), given) == Client(is_current=False)
+    assert client_of(request(), given) == Client(is_current=False, resumes=version == BY_HANDSHAKE[0])
 
 
 def test_a_request_of_the_current_version_says_what_its_client_can() -> None:
@@ -147,7 +149,7 @@ def messages(encoded: bytes) -> list[dict[str, Any]]:
 
 def told(heard: Iterable[Event | tuple[float, Event]], token: str | int | None = "t") -> list[str]:
     """Return the progress that a client sees of these events."""
-    frames = CallEvents(SessionId("s"), RunId("run_1"), Reply(1), token)
+    frames = CallEvents(SessionId("s"), Place(RUN, 0, 0, 1, token), Reply(1), resumes=False)
     data = frames.opening()
     for number, each in enumerate(heard, 1):
         at, event = each if isinstance(each, tuple) else (100.0, each)
@@ -165,7 +167,8 @@ def end(status: RunStatus, **more: Any) -> RunFinished:
 
 def result(event: RunFinished | None, *, is_current: bool = False) -> dict[str, Any]:
     """Return the result that a client gets, checked by the official types of its version."""
-    frames = CallEvents(SessionId("s"), RunId("run_1"), Reply("id", {"a": 1} if is_current else None), None)
+    reply = Reply("id", {"a": 1} if is_current else None)
+    frames = CallEvents(SessionId("s"), Place(RUN, 0, 0, "id", None), reply, resumes=False)
     if event is not None:
         assert frames.of(Numbered(1, 100.0, event)) == b""
     (answer,) = messages(frames.closing())
@@ -224,7 +227,7 @@ def test_a_growing_text_is_reported_once_a_second() -> None:
 
 
 def test_without_a_token_there_is_no_progress() -> None:
-    frames = CallEvents(SessionId("s"), RunId("run_1"), Reply(1), None)
+    frames = CallEvents(SessionId("s"), Place(RUN, 0, 0, 1, None), Reply(1), resumes=False)
     heard: list[Event] = [events.RunStarted(1), events.TextDelta("x"), events.ToolStarted("1", "add", {})]
     assert b"".join(frames.of(Numbered(1, 100.0, each)) for each in heard) == b""
 
@@ -246,6 +249,31 @@ def test_each_end_is_a_result(is_current: bool) -> None:
     later = result(None, is_current=is_current)
     assert (later["isError"], later["structuredContent"]["error"]["code"]) == (True, "goes_on_later")
     assert "run_1" in later["content"][0]["text"]
+
+
+def test_a_client_that_resumes_gets_what_it_lacks() -> None:
+    heard: list[Event] = [events.RunStarted(1), events.ToolStarted("1", "add", {}), events.RunPosition(1, None)]
+    frames = CallEvents(SessionId("s"), Place(RUN, 0, 0, 7, "t"), Reply(7), resumes=True)
+    sent = frames.opening()
+    assert sent.startswith(b"retry: %d\nid: " % RETRY_MS)
+    for number, each in zip((4, 5, None), heard, strict=True):
+        sent += frames.of(Numbered(number, 100.0, each))
+    ids = [line.removeprefix("id: ") for line in sent.decode().splitlines() if line.startswith("id: ")]
+    places = [place_of(each) for each in ids]
+    assert [(each.number, each.count) for each in places] == [(0, 0), (4, 1), (5, 2), (5, 3)]
+    assert {(each.run_id, each.request_id, each.token) for each in places} == {(RUN, 7, "t")}
+    resumed = CallEvents(SessionId("s"), places[-1], Reply(7), resumes=True)
+    (progress,) = messages(resumed.of(Numbered(6, 101.0, events.TextReset())).partition(b"\n")[2])
+    assert progress["params"]["progress"] == 4
+    assert resumed.closing() == b"", "it comes back"
+    assert resumed.of(Numbered(7, 102.0, end(RunStatus.SUCCEEDED, output="x"))) == b""
+    assert messages(resumed.closing())[0]["id"] == 7
+
+
+@pytest.mark.parametrize("given", ["", "x", "!", "\u00e4", "e30", "W10", Place(RUN, -1, 0, 1, None).encoded(), "A" * 5])
+def test_what_is_no_id_of_an_event_is_not_found(given: str) -> None:
+    with pytest.raises(NotFound, match="Last-Event-ID must be the id of an event"):
+        place_of(given)
 
 
 def test_a_question_is_a_result_that_says_how_to_answer() -> None:

@@ -208,7 +208,7 @@ def build_apps(
             Route("/v1/models", Endpoint(openai.models), methods=["GET"]),
             Route("/v1/models/{model}", Endpoint(openai.model), methods=["GET"]),
             Route("/agui", Endpoint(functools.partial(exchange.handle, agui)), methods=["POST"]),
-            Route("/mcp", Endpoint(mcp.post), methods=["POST"]),
+            Route("/mcp", Endpoint(by_method(GET=mcp.get, POST=mcp.post)), methods=["GET", "POST"]),
             Route("/a2a", Endpoint(a2a.call), methods=["POST"]),
             Route("/.well-known/agent-card.json", Endpoint(a2a.card), methods=["GET"]),
             Route("/.well-known/agent.json", Endpoint(a2a.card), methods=["GET"]),

@@ -330,8 +330,8 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     },
 }
 """A complete example of each required body."""
-_NAMED: Final = dict.fromkeys(("session", "of", "runtime_session"), "my-session")
-"""Example values of parameters that name a session."""
+_NAMED: Final = {**dict.fromkeys(("session", "of", "runtime_session"), "my-session"), "last_of_a_call": "EVENT_ID"}
+"""Example values of parameters, of those that name a session and of what only the reader knows."""
 _NAMING: Final = frozenset({"of", "runtime_session"})
 """Parameters that name a session, which only some servers require."""
 
@@ -484,6 +484,12 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
         "header",
         {"type": "string"},
         "For a request repeated under its `Idempotency-Key`: resume after the event with this `id`",
+    ),
+    "last_of_a_call": (
+        "Last-Event-ID",
+        "header",
+        {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"},
+        "Resume after the event with this `id`. Without it nothing is sent (405)",
     ),
     "sessions": (
         "session_id",
@@ -752,6 +758,9 @@ OPERATIONS: Final = (
               body=McpRequest, answers={200: McpAnswer, 202: None},
               streams="With `Accept: text/event-stream`, of a call that waits: `data` is a JSON-RPC message",
               refusals=_MCP, refused=(*_V1, errors.NotFound)),
+    Operation(method="GET", path="/mcp", tag="mcp", takes=("last_of_a_call",), summary="Resume the stream of a call",
+              answers={204: None, 405: McpAnswer}, refusals=_MCP, streams="`data` is a JSON-RPC message",
+              refused=(errors.NotFound, *_READING)),
     Operation(method="POST", path="/a2a", tag="a2a", takes=("a2a_version",),
               summary="Call the agent, for clients of A2A", body=RpcRequest,
               answers={200: RpcResponse}, streams="Of `SendStreamingMessage`: `data` is a response",

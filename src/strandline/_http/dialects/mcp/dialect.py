@@ -7,11 +7,13 @@ say all that is needed.
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,6 +24,7 @@ from strandline._http import wire
 from strandline._http.audit import changed
 from strandline._http.caller import principal_of, session_header, session_of
 from strandline._http.dialects.mcp import sessions
+from strandline._http.dialects.mcp.places import Place, place_of
 from strandline._http.dialects.mcp.results import cancelled, continues_later, ended, executes, seen, waits
 from strandline._http.dialects.mcp.sessions import McpSession
 from strandline._http.dialects.mcp.stream import CallEvents
@@ -64,12 +67,15 @@ from strandline._http.exchange.run_request import UNTIL_IT_ENDS, Responses, RunO
 from strandline._http.exchange.run_request import Response as Answered
 from strandline._http.exchange.session_naming import new_session
 from strandline._http.exchange.sse import MEDIA_TYPE
-from strandline._http.forwardable import forwardable
+from strandline._http.forwardable import counts_client, forwardable
 from strandline._model import OnDisconnect, Outcome, RunId, RunStatus, SessionKey
 from strandline._settings import AppSettings
-from strandline.errors import Invalid, InvariantBroken, NotFound, StrandlineError
+from strandline.errors import AlreadyEnded, Invalid, InvariantBroken, NotFound, StrandlineError
 
 PLACE: Final = "/mcp"
+MARK: Final = "mcp"
+"""The key of a run's metadata for the call that it is."""
+_UNENDED: Final = (RunStatus.QUEUED, RunStatus.RUNNING)
 MADE: Final = "mcp_"
 _CACHED: Final[dict[str, Any]] = {"ttlMs": 300_000, "cacheScope": "public"}
 """How long a client of the current version may keep what it has learnt of the server."""
@@ -95,12 +101,28 @@ class Mcp:
             client = client_of(sent, request.headers)
             session = None if client.is_current else self._session(request)
             if request_id is None:
+                if sent.method == "notifications/cancelled" and session is not None:
+                    await self._cancel_call(request, session, sent.params.get("requestId"))
                 return Response(status_code=wire.ACCEPTED)
             if sent.method == "tools/call":
                 return await self._call(request, sent, request_id, client, session)
             return self._answer(request, sent, request_id, client)
         except RpcFailure as failure:
             return failed(failure, request_id)
+
+    async def get(self, request: Request) -> Response:
+        """Resume the stream of a call after `Last-Event-ID`. Nothing else is sent to a client of its own accord."""
+        self._session(request)
+        given = request.headers.get("last-event-id")
+        if given is None:
+            raise HTTPException(wire.METHOD_NOT_ALLOWED, headers={"Allow": "POST"})
+        place = place_of(given)
+        counts_client(request)
+        stream = await self._service.stream(principal_of(request), place.run_id)
+        frames = CallEvents(stream.key.session_id, place, Reply(place.request_id), resumes=True)
+        # (An id that its client has made up may say that the end was read, which has no id.)
+        after = 0 if stream.is_read(place.number) else place.number
+        return self._exchange.stream(stream, frames, {}, after=after)
 
     def _session(self, request: Request) -> McpSession | None:
         """Return the client's session; None: it names none. Raises `NotFound`, after which clients shake hands anew."""
@@ -154,7 +176,11 @@ class Mcp:
                 run = await self._answers(request, sent, arguments)
             else:
                 run = await self._message(request, sent, client, session, arguments, waits=call.name == "ask")
-            return await self._exchange.handle(_RunCall(self._service, run, reply, sent.progress_token), request)
+            if session is not None and run.wait_s is not None:
+                mark = {MARK: _mark(session, request_id)}
+                run = replace(run, options=replace(run.options, metadata={**(run.options.metadata or {}), **mark}))
+            token = sent.progress_token
+            return await self._exchange.handle(_RunCall(self._service, run, reply, token, client), request)
         except StrandlineError as error:
             passed = forwardable(request.scope)
             if isinstance(error, InvariantBroken) or (passed is not None and passed.passes(error)):
@@ -217,6 +243,20 @@ class Mcp:
         key = f"answer:{hashlib.sha256(encode([given.run_id, sorted(answers.items())])).hexdigest()[:32]}"
         return _run(request, view.run.key, responses, options, body, key, waits=True)
 
+    async def _cancel_call(self, request: Request, session: McpSession, request_id: object) -> None:
+        """Cancel the run of a call of a client's, if there is one that has not ended."""
+        principal, mark = principal_of(request), _mark(session, request_id)
+        cursor: str | None = None
+        while True:
+            page = await self._service.runs_of(principal, statuses=_UNENDED, cursor=cursor)
+            found = next((each.run for each in page.runs if each.run.metadata.get(MARK) == mark), None)
+            if found is not None:
+                with suppress(AlreadyEnded):
+                    await self._cancel(request, CancelArguments(run_id=found.run_id))
+                return
+            if (cursor := page.after) is None:
+                return
+
     async def _status(self, request: Request, given: StatusArguments) -> ToolResult:
         wait_s = given.wait or None
         return seen(await self._exchange.run(request, RunId(given.run_id), wait_s))
@@ -232,11 +272,14 @@ class Mcp:
 class _RunCall(Dialect):
     """A call of a tool that is a run."""
 
-    def __init__(self, service: Service, run: RunRequest, reply: Reply, token: RequestId | None) -> None:
+    def __init__(
+        self, service: Service, run: RunRequest, reply: Reply, token: RequestId | None, client: Client
+    ) -> None:
         self._service = service
         self._run = run
         self._reply = reply
         self._token = token
+        self._resumes = client.resumes
 
     async def parse(self, request: Request) -> RunRequest:
         """Return the run, which has been read."""
@@ -261,7 +304,13 @@ class _RunCall(Dialect):
     def events(self, run: Accepted) -> tuple[Frames, Mapping[str, str]]:
         """Return the events of a run as progress and a result."""
         ticket = run.ticket
-        return CallEvents(ticket.key.session_id, ticket.run_id, self._reply, self._token), run.replayed
+        place = Place(ticket.run_id, 0, 0, self._reply.request_id, self._token)
+        return CallEvents(ticket.key.session_id, place, self._reply, resumes=self._resumes), run.replayed
+
+
+def _mark(session: McpSession, request_id: object) -> dict[str, object]:
+    """Return what a run's metadata says of the call that it is, by which its client can cancel it."""
+    return {"session": session.drawn, "request": request_id}
 
 
 def _call_of(sent: McpRequest, client: Client) -> Call:

@@ -8,66 +8,72 @@ from typing import Final
 
 from strandline._engine import events
 from strandline._engine.events import Event, Numbered, RunFinished
+from strandline._http.dialects.mcp.places import Place
 from strandline._http.dialects.mcp.results import continues_later, ended
 from strandline._http.dialects.mcp.wire import (
     Notification,
     Progress,
     Reply,
-    RequestId,
     ToolResult,
     framed,
 )
 from strandline._http.dialects.sent_text import text_of
-from strandline._model import Message, RunId, SessionId
+from strandline._model import Message, SessionId
 
 GROWS_S: Final = 1.0
 """How often it is reported that a text has grown."""
+RETRY_MS: Final = 3000
+"""After how long a client comes back. The official ones try twice, so a server has this long twice to restart."""
 SHOWN: Final = 500
 """Characters of a message that progress shows."""
 
 
 class CallEvents:
-    """Encodes one run for one client. `token` is what progress is reported with; None: not at all."""
+    """Encodes one run for one client, from its `place` on. `resumes`: whether that comes back if the stream is cut."""
 
-    def __init__(self, session_id: SessionId, run_id: RunId, reply: Reply, token: RequestId | None) -> None:
+    def __init__(self, session_id: SessionId, place: Place, reply: Reply, *, resumes: bool) -> None:
         self._session_id = session_id
-        self._run_id = run_id
+        self._place = place
         self._reply = reply
-        self._token = token
-        self._count = 0
+        self._resumes = resumes
         self._length = 0
         self._shown_at = 0.0
         self._result: ToolResult | None = None
 
     def opening(self) -> bytes:
-        """Return nothing: the stream begins with the first event."""
-        return b""
+        """Return an event without data, after which a client can resume; nothing for one that cannot."""
+        return b"retry: %d\nid: %b\ndata:\n\n" % (RETRY_MS, self._place.encoded().encode()) if self._resumes else b""
 
     def of(self, numbered: Numbered) -> bytes:
         """Return the progress that an event is, often none."""
         event = numbered.event
         if isinstance(event, RunFinished):
-            self._result = ended(self._session_id, self._run_id, event)
+            self._result = ended(self._session_id, self._place.run_id, event)
             return b""
-        if self._token is None:
+        if self._place.token is None:
             return b""
         if isinstance(event, events.TextDelta):
             self._length += len(event.text)
             if numbered.at - self._shown_at < GROWS_S:
                 return b""
             self._shown_at = numbered.at
-            return self._progress(f"answering: {self._length} characters")
-        return b"" if (said := self._said(event)) is None else self._progress(said)
+            return self._progress(numbered, f"answering: {self._length} characters")
+        return b"" if (said := self._said(event)) is None else self._progress(numbered, said)
 
     def closing(self) -> bytes:
-        """Return the result."""
-        result = self._result or continues_later(self._session_id, self._run_id)
+        """Return the result. A client that comes back gets it then, if the server stops before the end."""
+        if self._result is None and self._resumes:
+            return b""
+        result = self._result or continues_later(self._session_id, self._place.run_id)
         return framed(self._reply.of(result))
 
-    def _progress(self, message: str) -> bytes:
-        assert self._token is not None
-        self._count += 1
-        return framed(Notification("notifications/progress", Progress(self._token, self._count, message)))
+    def _progress(self, numbered: Numbered, message: str) -> bytes:
+        place = self._place
+        number = place.number if numbered.number is None else numbered.number
+        self._place = place = Place(place.run_id, number, place.count + 1, place.request_id, place.token)
+        assert place.token is not None
+        notification = Notification("notifications/progress", Progress(place.token, place.count, message))
+        return framed(notification, place.encoded() if self._resumes else "")
 
     def _said(self, event: Event) -> str | None:
         match event:

@@ -35,6 +35,8 @@ class Client(Struct, frozen=True):
     """Whether it speaks the current version."""
     elicits: bool = False
     """Whether it can ask its user, by a form."""
+    resumes: bool = False
+    """Whether it comes back to a stream that has ended without a result, if that had an id."""
 
 
 def client_of(request: McpRequest, headers: Headers) -> Client:
@@ -44,7 +46,7 @@ def client_of(request: McpRequest, headers: Headers) -> Client:
     """
     given, version = headers.get(VERSION), request.meta.get(f"{META}protocolVersion")
     if given in BY_HANDSHAKE or (given is None and version is None):
-        return Client(is_current=False)
+        return Client(is_current=False, resumes=given == BY_HANDSHAKE[0])
     if version is None and given != CURRENT:
         raise unsupported(given)
     capabilities = request.meta.get(f"{META}clientCapabilities")

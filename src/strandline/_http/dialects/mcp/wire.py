@@ -181,9 +181,10 @@ def failed(failure: RpcFailure, request_id: RequestId | None) -> Response:
     return wire.answer(McpAnswer(request_id, error=failure.error), failure.status)
 
 
-def framed(message: Struct, event_id: bytes = b"") -> bytes:
+def framed(message: Struct, event_id: str = "") -> bytes:
     """Return a message as a server-sent event."""
-    return event_id + b"data: %b\n\n" % encode_messages(message)
+    before = b"id: %b\n" % event_id.encode() if event_id else b""
+    return before + b"data: %b\n\n" % encode_messages(message)
 
 
 def implementation(agent: str) -> Implementation:
