@@ -9,6 +9,7 @@ import atexit
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -68,12 +69,23 @@ class Newborn:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, unless it has ended: only its parent knows, and cannot hit another process."""
+        """Send a signal, unless it has ended: only its parent knows, and cannot hit another process.
+
+        After SIGSTOP it stands still: what is asked of it then is answered by nobody.
+        """
         self._nursery.send({"number": self._number, "signal": number})
+        if number == signal.SIGSTOP:
+            self._until_stopped()
 
     def kill(self) -> None:
         """End it at once."""
         self.send_signal(9)
+
+    def _until_stopped(self) -> None:
+        end = time.monotonic() + DEADLINE_S
+        while Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            assert time.monotonic() < end, f"process {self.pid} was not stopped within {DEADLINE_S} s"
+            self._nursery.hear(SLICE_S)
 
 
 class Nursery:
