@@ -169,7 +169,7 @@ def test_where_no_run_goes_back_to(at: Checkpoints, tmp_path: Path) -> None:
         at.hold("gone a")
         gone = say(server, "gone a", wait=0)
         at.reached("gone a")
-        server.client.post("/chat", json={"session_id": "default", "message": "next", "if_busy": "rollback"})
+        say(server, "next", wait=0, if_busy="rollback")
         at.release()
         server.quiet()
         refused = sent(server, "x", after=gone["run_id"])

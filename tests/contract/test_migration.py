@@ -480,7 +480,8 @@ import os, pathlib, shutil, signal, sys
 from strandline._journal import driver, migrations
 from strandline._journal.driver import connect
 
-# One child for each moment: it kills itself at the n-th line of the modules, or statement of SQLite, that it comes to.
+# One child for every other moment: it kills itself at the n-th line of the modules, or statement of SQLite, that it
+# comes to. (A statement begins where its line does.)
 source, folder = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 moment, killed = 0, True
 while killed:
@@ -506,7 +507,7 @@ while killed:
         migrations.migrate(connection, path, 1000.0)
         os._exit(0)
     killed = os.waitpid(child, 0)[1] == signal.SIGKILL
-    moment += 1
+    moment += 2
 """
 
 

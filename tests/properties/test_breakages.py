@@ -656,24 +656,28 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
 }
 
 BEGIN = {
+    "a run that has begun and is left alone": 1036,
+    "a hold that is not taken": 1041,
+    "a queue deadline that is lost": 1019,
+    "a question that nobody can end": 1082,
     "a text that is no answer": 1040,
     "a cancel of a session that overlooks one": 1040,
     "a deletion that an agent remembers": 1085,
     "a round that a hidden answer leaves open": 1082,
     "a pause that a crash forgets": 1050,
     "a lost client that is overlooked": 1955,
-    "a stale token that is taken": 1368,
+    "a stale token that is taken": 1408,
     "a question that is taken back and stays": 1080,
     "an order by time": 1166,
     "a finished tool that is forgotten": 1026,
     "a stored result that is lost": 1039,
     "a principal whose ended runs work on": 838,
-    "a cancel that comes too early": 1300,
-    "a cancel that does not win": 1117,
-    "a cancel that a crash forgets": 1117,
+    "a cancel that comes too early": 1386,
+    "a cancel that does not win": 1156,
+    "a cancel that a crash forgets": 1156,
     "a busy session that refuses nobody": 1058,
     "a session that is forgotten while it asks": 270,
-    "a session that is forgotten in a pause": 1473,
+    "a session that is forgotten in a pause": 1562,
     "a session that is never forgotten": 50,
 }
 """Where the search begins for those that few worlds show: shortly before the first, which saves playing the others."""

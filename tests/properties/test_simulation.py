@@ -14,8 +14,8 @@ from simulation.trial import WORLDS, Verdict, play, play_all
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = 1000
-SEEDS = {"memory": 280, "sqlite": 140, "postgres": 100}
-AGAIN = {"memory": 25, "sqlite": 25, "postgres": 8}
+SEEDS = {"memory": 160, "sqlite": 80, "postgres": 60}
+AGAIN = {"memory": 10, "sqlite": 10, "postgres": 4}
 HASH = (
     "from simulation.trial import play;"
     f" [print(play(seed, journal).digest) for journal, seeds in {AGAIN}.items() for seed in range(seeds)]"
