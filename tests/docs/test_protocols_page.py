@@ -136,6 +136,9 @@ def _answer(path: str, request_id: str, session: str, run_id: str) -> tuple[dict
         case "/agui":
             resume = [{"interruptId": request_id, "status": "resolved", "payload": "yes"}]
             return headers, {**body, "resume": resume}
+        case "/a2a":
+            message = {**body["params"]["message"], "taskId": run_id, "parts": [{"text": "yes"}]}
+            return headers, _call("SendMessage", {"message": message})
         case "/mcp":
             return headers, _call("tools/call", {"name": "answer", "arguments": {"run_id": run_id, "answer": "yes"}})
     return headers, {name: body[name] for name in ("session_id",) if name in body} | {"responses": answers}
