@@ -140,6 +140,10 @@ class SlowJournal:
         """Hand over what rests: to nobody."""
         await self._inner.leave()
 
+    def stay(self, key: SessionKey) -> None:
+        """Keep a session to the end."""
+        self._inner.stay(key)
+
     def moves(self) -> AsyncIterator[Gained | Ceded]:
         """Yield what moves between owners: nothing."""
         return self._inner.moves()

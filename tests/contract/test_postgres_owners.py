@@ -326,6 +326,26 @@ def test_a_partition_with_work_is_ceded_with_its_queue_when_the_work_has_ended(l
     asyncio.run(main())
 
 
+def test_a_session_whose_code_still_works_stays_until_its_server_ends(leased: str) -> None:
+    async def main() -> None:
+        async with two(leased) as (first, second):
+            mine = session_in(first.owned)
+            await first.journal.accept(run("a", mine), WIDE, claim_next=True)
+            claim = await first.claim()
+            first.journal.stay(mine)
+            await first.journal.release(claim.token, counted=False)
+            assert await first.journal.cluster.cede([partition_of(mine)], 0.0) == frozenset()
+            await first.journal.leave()
+            await until(lambda: first.owned == {partition_of(mine)})
+            await first.stop()
+            await until(lambda: partition_of(mine) in second.owned)
+            assert await second.journal.claim_next(mine) is ClaimResult.CLAIMED
+            again = (await second.claim()).run
+            assert (again.run_id, again.attempt, second.orphans) == ("a", 1, [])
+
+    asyncio.run(main())
+
+
 def test_work_in_other_partitions_makes_nobody_look_whether_one_that_is_to_be_ceded_rests(
     leased: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

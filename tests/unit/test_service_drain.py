@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engine_support import Played, echo, send, serving
+from engine_support import Played, Stubborn, echo, key, send, serving
 from strandline._agents.port import Attempt
 from strandline._clock import SystemClock
 from strandline._engine.loops import AgentLoops
@@ -18,7 +18,7 @@ from strandline._engine.streams import Later
 from strandline._journal.memory import MemoryJournal
 from strandline._journal.port import AcceptAnswer, RunQuery
 from strandline._journal.sqlite import SqliteJournal
-from strandline._model import ANONYMOUS, Claim, Outcome, RunId, RunStatus, SessionId, SessionKey
+from strandline._model import ANONYMOUS, Claim, FencingToken, Outcome, RunId, RunStatus, SessionId, SessionKey
 from strandline.testing._virtual import InlineLoops, VirtualClock, run_virtual
 
 
@@ -86,6 +86,45 @@ def test_a_drain_waits_for_claims_that_are_on_their_way_and_gives_their_runs_bac
             run = await journal.read(RunQuery(ANONYMOUS, ticket.run_id))
             assert run is not None
             assert (run.status, run.attempt) == (RunStatus.QUEUED, 0)
+
+    run_virtual(main)
+
+
+class Handing(MemoryJournal):
+    """Notes what is requeued, and which sessions stay until it is closed."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__(clock)
+        self.noted: list[str] = []
+
+    def stay(self, key: SessionKey) -> None:
+        self.noted.append(f"{key.session_id} stays")
+
+    async def release(self, token: FencingToken, *, counted: bool) -> None:
+        self.noted.append(f"requeued, {counted=}")
+        await super().release(token, counted=counted)
+
+
+@pytest.mark.parametrize("lingers", [True, False])
+def test_a_drain_hands_no_run_over_while_its_code_still_executes(lingers: bool) -> None:
+    async def main(clock: VirtualClock) -> None:
+        work = Stubborn()
+
+        async def behaviour(attempt: Attempt) -> str:
+            if lingers:
+                work.leave()
+            await asyncio.sleep(100_000)
+            return "never"
+
+        journal = Handing(clock)
+        async with serving(clock, Played(behaviour), journal, drain_grace_s=0) as service:
+            ticket = await send(service, "one")
+            await asyncio.sleep(1)
+            await service.drain()
+            assert await ticket.stream.outcome() is Later.LATER
+            work.end()
+        stays = [f"{key().session_id} stays"] if lingers else []
+        assert journal.noted == [*stays, "requeued, counted=False"]
 
     run_virtual(main)
 

@@ -37,7 +37,7 @@ class LiveSessions:
         """Those of them in which nothing is claimed any more, since another server is about to own them, each with what
         to call when nothing is left that is claimed."""
         self._claimed_in: Counter[int] = Counter()
-        """How many runs of each partition are claimed."""
+        """How many runs of each partition are claimed, and one more for each session that stays here."""
         self._max_attempts = max_attempts
         self._sessions: OrderedDict[SessionKey, SessionState] = OrderedDict()
         self._damaged: dict[SessionKey, str] = {}

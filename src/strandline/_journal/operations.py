@@ -71,6 +71,10 @@ class Operations(ABC):
         """Do nothing: nobody is there to continue."""
         return
 
+    def stay(self, key: SessionKey) -> None:
+        """Do nothing: no session is handed over before `close`."""
+        return
+
     def moves(self) -> AsyncIterator[Gained | Ceded]:
         """End at once: everything was gained by `open`."""
         return _no_moves()

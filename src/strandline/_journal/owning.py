@@ -94,6 +94,10 @@ class Owning(Transitions):
             if run.fence is None and self._partition(run.session) in ours:
                 self._moved(run.session.key)
 
+    def stay(self, key: SessionKey) -> None:
+        """Cede the partition of a session no more: it counts as one in which a run is claimed."""
+        self._claimed_in[self.partition(key)] += 1
+
     def cede(self, partitions: Collection[int]) -> frozenset[int]:
         """Own partitions no longer, those of them in which nothing is claimed; return these."""
         ceded = frozenset(self.at_rest(partitions))

@@ -1349,6 +1349,10 @@ class Journal(Protocol):
         """
         ...
 
+    def stay(self, key: SessionKey) -> None:
+        """Hand a session of ours over at `close` and not before: code that began in it still executes here."""
+        ...
+
     async def accept(self, new: NewRun, bounds: Bounds, *, claim_next: bool) -> AcceptAnswer:
         """Store a run, or refuse it over `bounds`; with `claim_next`, claim it if its session is free and it is first.
 

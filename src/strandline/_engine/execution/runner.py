@@ -248,6 +248,9 @@ class Runner(Struct, eq=False):
         if execution.loop_lost or execution.requested_ending is not STOPPED:
             await self._retries.until_stored(release, trouble, claim.run.run_id)
             return ExecutionResult(claim=claim, requeued=True)
+        if execution.lingering_call is not None:  # no other server may continue it beside its code here
+            _log.warning("run %s is still executing; it continues when this server has ended", claim.run.run_id)
+            self._journal.stay(claim.run.key)
         try:
             await release()
         except JournalUnavailable as error:  # the process ends: the next start recovers it

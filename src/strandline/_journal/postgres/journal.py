@@ -217,6 +217,10 @@ class PostgresJournal(BatchedJournal[PostgresTransactions]):
         """Hand over what rests to other servers, and the rest as its runs end, until `close`."""
         await self._membership.leave()
 
+    def stay(self, key: SessionKey) -> None:
+        """Hand a session of ours over at `close` and not before."""
+        self._open_commits().table.stay(key)
+
     def moves(self) -> AsyncIterator[Gained | Ceded]:
         """Yield what is gained after `open`, and what is ceded, until the journal is closed."""
         return self._membership.moves()
